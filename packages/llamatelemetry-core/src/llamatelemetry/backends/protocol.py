@@ -1,0 +1,212 @@
+"""The contract between the engine and a model runtime.
+
+A backend runs a model. It does not queue, trace or measure: the engine does, and the tests in
+``llamatelemetry.testing.contracts`` say what any backend owes it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+from llamatelemetry.backends.request import InferenceRequest
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancelled", "error"]
+"""Why generation ended. Backends give the first four; the engine adds the last two."""
+
+Channel = Literal["content", "reasoning", "tool_call"]
+"""Which part of the answer a delta belongs to."""
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What a backend knows of its model once it is open. Unknown figures are None.
+
+    Attributes:
+        model: Name of the model, as ``gen_ai.request.model`` spells it.
+        provider: Value of ``gen_ai.provider.name``: ``llamacpp``, ``transformers``, ``echo``.
+        slots: Requests the backend runs at once; the engine never has more in flight.
+        in_process: True when the model runs inside this process: the span's kind is INTERNAL.
+        owned: True when this process started the model server: server-side metrics are ours to emit.
+        server_address: Host of the model server.
+        server_port: Port of the model server.
+        architecture: For example ``llama``.
+        quantization: For example ``Q4_1``.
+        parameters: Number of weights.
+        context_length: Tokens one slot can hold.
+        kv_bytes_per_token: Bytes of KV cache one token takes.
+        sha256: Digest of the model file, if it was asked for.
+    """
+
+    model: str
+    provider: str
+    slots: int = 1
+    in_process: bool = False
+    owned: bool = False
+    server_address: str | None = None
+    server_port: int | None = None
+    architecture: str | None = None
+    quantization: str | None = None
+    parameters: int | None = None
+    context_length: int | None = None
+    kv_bytes_per_token: int | None = None
+    sha256: str | None = None
+
+
+class TokenDelta(NamedTuple):
+    """A piece of the answer as it arrives. A tuple, because one is made per token."""
+
+    text: str
+    channel: Channel = "content"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Token counts as the backend reports them, in tokens.
+
+    Attributes:
+        input_tokens: All prompt tokens, cached ones included.
+        output_tokens: Generated tokens, reasoning included.
+        cached_tokens: Prompt tokens served from the backend's cache.
+        reasoning_tokens: Generated tokens that were reasoning.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendTimings:
+    """Compute times the backend measured itself, in milliseconds; never mixed with ours.
+
+    Attributes:
+        prefill_ms: Time spent on the prompt tokens that were not cached.
+        prefill_tokens: Prompt tokens that were computed, cached ones excluded.
+        decode_ms: Time spent generating.
+    """
+
+    prefill_ms: float | None = None
+    prefill_tokens: int | None = None
+    decode_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamEnd:
+    """The last item of a stream: everything that is known only when generation is over.
+
+    Attributes:
+        finish_reason: Why it ended.
+        usage: Token counts.
+        timings: Compute times.
+        response_id: The backend's id of this answer.
+        response_model: The model that answered, as the backend names it.
+        slot_id: The backend's slot that ran it.
+        tool_calls: Whole tool calls, OpenAI shape.
+        raw: The backend's last message, for what has no field here.
+    """
+
+    finish_reason: FinishReason
+    usage: Usage = Usage()
+    timings: BackendTimings = BackendTimings()
+    response_id: str | None = None
+    response_model: str | None = None
+    slot_id: int | None = None
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    raw: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+
+
+class CancelToken:
+    """Says once, to whoever listens, that an answer is no longer wanted. Thread-safe."""
+
+    __slots__ = ("_callbacks", "_lock", "_set")
+
+    def __init__(self) -> None:
+        self._set = False
+        self._callbacks: list[Callable[[], None]] = []
+        self._lock = threading.Lock()
+
+    @property
+    def cancelled(self) -> bool:
+        """True from the first call of :meth:`cancel` on."""
+        return self._set
+
+    def cancel(self) -> bool:
+        """Cancels and runs the callbacks in this thread; False if it was already cancelled."""
+        with self._lock:
+            if self._set:
+                return False
+            self._set = True
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+        return True
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Runs ``callback`` when cancelled, or at once if it already was.
+
+        A backend registers here what wakes it from a blocking read, such as closing its socket.
+        The callback runs in the cancelling thread and must neither block nor raise.
+        """
+        with self._lock:
+            if not self._set:
+                self._callbacks.append(callback)
+                return
+        callback()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where and under which conditions one request runs, as the engine decided.
+
+    Attributes:
+        slot_id: Slot to run on, or None to let the backend choose.
+        cancel: Tells the backend to stop.
+        traceparent: W3C trace context of the inference span, to send along; None without a trace.
+    """
+
+    slot_id: int | None = None
+    cancel: CancelToken = field(default_factory=CancelToken)
+    traceparent: str | None = None
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A model runtime, adapted.
+
+    Methods are called from at most ``info.slots`` threads at once, ``open`` and ``close`` from one.
+    """
+
+    def open(self) -> ModelInfo:
+        """Makes the model ready and describes it; calling it again returns the same facts.
+
+        Raises:
+            BackendStartError: It did not become ready; carries the runtime's last log lines.
+        """
+        ...
+
+    def count_prompt_tokens(self, request: InferenceRequest) -> int | None:
+        """Tokens the request's prompt takes once templated, or None where that is not cheap to know."""
+        ...
+
+    def stream(self, request: InferenceRequest, placement: Placement) -> Iterator[TokenDelta | StreamEnd]:
+        """Yields deltas as they are generated, then exactly one :class:`StreamEnd`.
+
+        One delta is one token wherever the runtime allows it. The iterator is closed by the engine
+        when the request is cancelled; ``placement.cancel`` wakes it from a blocking read, after which
+        it may end without a :class:`StreamEnd` or raise.
+
+        Raises:
+            BackendError: The typed reason; deltas yielded before it stay valid.
+        """
+        ...
+
+    def close(self) -> None:
+        """Releases the model and everything started for it; idempotent."""
+        ...

@@ -1,0 +1,204 @@
+"""Every error llamatelemetry raises into an application, in one hierarchy.
+
+A message says what happened, why, and what to do next; the facts it is built from are kept as
+attributes, so that a program can act on them without parsing the text. ``error_type`` is the
+low-cardinality value that spans and metrics carry as ``error.type``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class LlamatelemetryError(Exception):
+    """Base of every error raised by llamatelemetry and its plugins."""
+
+    @property
+    def error_type(self) -> str:
+        """Low-cardinality name for the ``error.type`` attribute: the class name."""
+        return type(self).__name__
+
+
+class InvalidValueError(LlamatelemetryError, ValueError):
+    """A value given by the caller cannot be used.
+
+    Attributes:
+        field: Name of the argument, environment variable or request field, with its path.
+        value: The rejected value.
+        fix: What to give instead.
+    """
+
+    def __init__(self, field: str, value: Any, fix: str) -> None:
+        self.field = field
+        self.value = value
+        self.fix = fix
+        shown = repr(value)
+        if len(shown) > 120:
+            shown = shown[:117] + "..."
+        super().__init__(f"{field}={shown} is not valid: {fix}")
+
+
+class ConfigurationError(InvalidValueError):
+    """A setting, from an argument or the environment, is unknown or malformed."""
+
+
+class InvalidRequestError(InvalidValueError):
+    """An :class:`InferenceRequest` has a field that no backend could honour."""
+
+
+class MissingDependencyError(LlamatelemetryError, ImportError):
+    """Something optional is needed and not installed.
+
+    Attributes:
+        needed_for: The feature that was asked for.
+        command: One command that installs what is missing.
+    """
+
+    def __init__(self, needed_for: str, missing: str, command: str) -> None:
+        self.needed_for = needed_for
+        self.missing = missing
+        self.command = command
+        super().__init__(f"{needed_for} needs {missing}, which is not installed. Run: {command}")
+
+
+class UnknownNameError(LlamatelemetryError, LookupError):
+    """A backend, stage or command name is registered by no installed plugin.
+
+    Attributes:
+        kind: What was looked up (``backend``, ...).
+        name: The name asked for.
+        known: Names that are registered.
+    """
+
+    def __init__(self, kind: str, name: str, known: tuple[str, ...], hint: str = "") -> None:
+        self.kind = kind
+        self.name = name
+        self.known = known
+        known_text = ", ".join(known) or "none"
+        super().__init__(f"no {kind} is named {name!r}; registered: {known_text}.{hint and ' ' + hint}")
+
+
+class PluginError(LlamatelemetryError):
+    """A plugin could not be loaded, or what it registered could not be resolved."""
+
+
+class BackendError(LlamatelemetryError):
+    """A backend failed. Subclasses say how."""
+
+
+class BackendStartError(BackendError):
+    """A backend did not become ready.
+
+    Attributes:
+        log_tail: Last lines the runtime logged, oldest first; empty if it logged nothing.
+    """
+
+    def __init__(self, message: str, log_tail: tuple[str, ...] = ()) -> None:
+        self.log_tail = log_tail
+        if log_tail:
+            message += "\nLast log lines:\n" + "\n".join(f"  {line}" for line in log_tail)
+        super().__init__(message)
+
+
+class BackendConnectionError(BackendError):
+    """The backend's process or server cannot be reached, or the connection broke.
+
+    Attributes:
+        address: ``host:port`` or URL that was tried.
+    """
+
+    def __init__(self, address: str, reason: str, fix: str = "check that the server is running") -> None:
+        self.address = address
+        super().__init__(f"no answer from {address}: {reason}; {fix}")
+
+
+class StreamInterruptedError(BackendError):
+    """A stream ended before the backend said it was finished; what arrived is a partial answer."""
+
+
+class BackendProtocolError(BackendError):
+    """The backend answered something that its protocol does not allow."""
+
+
+class BackendResponseError(BackendError):
+    """The backend refused a request.
+
+    Attributes:
+        status: HTTP status code, or None for an in-process backend.
+        kind: The backend's own error type, for example ``invalid_request_error``.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, kind: str | None = None) -> None:
+        self.status = status
+        self.kind = kind
+        super().__init__(message)
+
+    @property
+    def error_type(self) -> str:
+        """The HTTP status code if there is one and no subclass names the failure better."""
+        if type(self) is BackendResponseError and self.status is not None:
+            return str(self.status)
+        return type(self).__name__
+
+
+class ContextOverflowError(BackendResponseError):
+    """The prompt does not fit the context.
+
+    Attributes:
+        prompt_tokens: Tokens in the prompt.
+        context_length: Tokens that one slot can hold.
+    """
+
+    def __init__(self, prompt_tokens: int | None, context_length: int | None, *, status: int | None = None) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.context_length = context_length
+        super().__init__(
+            f"the prompt has {prompt_tokens} tokens and one slot holds {context_length}: "
+            "shorten the prompt, or start the model with a larger context",
+            status=status,
+            kind="exceed_context_size_error",
+        )
+
+
+class ServerLoadingError(BackendResponseError):
+    """The server is up but still loading its model; ask again in a moment."""
+
+
+class NotSupportedError(BackendResponseError):
+    """The backend, as started, does not offer what was asked for."""
+
+
+class EngineClosedError(LlamatelemetryError):
+    """The engine was closed before the request could run."""
+
+
+class RequestCancelledError(LlamatelemetryError):
+    """The request was cancelled before it finished."""
+
+
+class DeadlineExceededError(LlamatelemetryError, TimeoutError):
+    """The request's ``deadline_s`` passed before it could run."""
+
+    def __init__(self, deadline_s: float, waited_s: float) -> None:
+        self.deadline_s = deadline_s
+        self.waited_s = waited_s
+        super().__init__(
+            f"waited {waited_s:.3f} s for a slot and the deadline was {deadline_s:g} s: "
+            "allow more time, send less, or add slots"
+        )
+
+
+class ModelFileError(LlamatelemetryError):
+    """A model file is missing, truncated or not of the expected format.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, path: object, reason: str) -> None:
+        self.path = str(path)
+        super().__init__(f"{path}: {reason}")
+
+
+class ReplayError(LlamatelemetryError):
+    """A telemetry file could not be delivered; the message says how far it got."""

@@ -1,0 +1,140 @@
+"""The event record: what happened to one request, as timestamps and facts.
+
+While a request runs, :class:`EventRecorder` collects timestamps and nothing else. When it ends,
+:meth:`EventRecorder.finish` freezes them into a :class:`FinishedRecord`, which is all that the
+result, the enrichers and the telemetry recorder are made from.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llamatelemetry.backends.protocol import BackendTimings, FinishReason, ModelInfo, StreamEnd, Usage
+from llamatelemetry.backends.request import InferenceRequest
+from llamatelemetry.clock import Clock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """What is known of a request when it is submitted.
+
+    Attributes:
+        request: The request.
+        model: The model it is for.
+        streaming: True when the caller asked to be given tokens as they come.
+        submitted_ns: When it was submitted, Unix time in nanoseconds.
+        queue_depth: Requests waiting when it was submitted, itself excluded.
+    """
+
+    request: InferenceRequest
+    model: ModelInfo
+    streaming: bool
+    submitted_ns: int
+    queue_depth: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedRecord:
+    """Everything known of a request that ended, well or not. Times are Unix nanoseconds.
+
+    Attributes:
+        opening: What was known at the start.
+        dispatched_ns: When it left the queue for the backend; None if it never did.
+        token_ns: When each delta arrived, in order; the first is the first token.
+        finished_ns: When it ended.
+        finish_reason: Why it ended.
+        usage: The backend's token counts; unknown ones are None.
+        timings: Compute times the backend reported.
+        text: The answer so far.
+        reasoning: The reasoning so far.
+        response_id: The backend's id of the answer.
+        response_model: The model that answered, as the backend names it.
+        slot_id: The backend's slot that ran it.
+        tool_calls: Whole tool calls, OpenAI shape.
+        error: What went wrong, or None.
+    """
+
+    opening: Opening
+    dispatched_ns: int | None
+    token_ns: Sequence[int]
+    finished_ns: int
+    finish_reason: FinishReason
+    usage: Usage
+    timings: BackendTimings
+    text: str
+    reasoning: str
+    response_id: str | None
+    response_model: str | None
+    slot_id: int | None
+    tool_calls: tuple[object, ...]
+    error: BaseException | None
+
+
+class EventRecorder:
+    """Collects the timestamps of one request. One writer at a time; the clock is injected.
+
+    ``token()`` is the only call per token: it appends the monotonic time to an array.
+    """
+
+    __slots__ = ("_anchor_ns", "_clock", "_dispatched", "_now", "_tokens", "opening")
+
+    def __init__(
+        self, request: InferenceRequest, model: ModelInfo, *, streaming: bool, queue_depth: int, clock: Clock
+    ) -> None:
+        self._clock = clock
+        self._now = clock.monotonic_ns
+        submitted = self._now()
+        self._anchor_ns = clock.time_ns() - submitted
+        self._dispatched: int | None = None
+        self._tokens: array[int] = array("q")
+        self.opening = Opening(
+            request=request,
+            model=model,
+            streaming=streaming,
+            submitted_ns=submitted + self._anchor_ns,
+            queue_depth=queue_depth,
+        )
+
+    def dispatched(self) -> None:
+        """Notes that the request leaves the queue."""
+        self._dispatched = self._now()
+
+    def token(self) -> None:
+        """Notes that a delta arrived."""
+        self._tokens.append(self._now())
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds since the request was submitted."""
+        return (self._now() + self._anchor_ns - self.opening.submitted_ns) / 1e9
+
+    def finish(
+        self, end: StreamEnd, *, text: str, reasoning: str = "", error: BaseException | None = None
+    ) -> FinishedRecord:
+        """Freezes what was collected; call once.
+
+        Args:
+            end: The backend's last word, or what the engine says in its place.
+            text: The answer so far.
+            reasoning: The reasoning so far.
+            error: What went wrong.
+        """
+        anchor = self._anchor_ns
+        return FinishedRecord(
+            opening=self.opening,
+            dispatched_ns=None if self._dispatched is None else self._dispatched + anchor,
+            token_ns=array("q", [moment + anchor for moment in self._tokens]),
+            finished_ns=self._now() + anchor,
+            finish_reason=end.finish_reason,
+            usage=end.usage,
+            timings=end.timings,
+            text=text,
+            reasoning=reasoning,
+            response_id=end.response_id,
+            response_model=end.response_model,
+            slot_id=end.slot_id,
+            tool_calls=end.tool_calls,
+            error=error,
+        )
