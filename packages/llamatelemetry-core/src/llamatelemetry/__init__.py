@@ -1,0 +1,54 @@
+"""llamatelemetry: an OpenTelemetry SDK and inference engine for local LLMs.
+
+Importing this package imports nothing else: every public name is loaded on first use. The path
+line below lets separately installed plugins add their sub-packages to this namespace.
+"""
+
+import pkgutil
+from typing import TYPE_CHECKING
+
+__path__ = pkgutil.extend_path(__path__, __name__)
+
+if TYPE_CHECKING:
+    from llamatelemetry.backends.protocol import ModelInfo as ModelInfo
+    from llamatelemetry.backends.request import InferenceRequest as InferenceRequest
+    from llamatelemetry.backends.request import SamplingParams as SamplingParams
+    from llamatelemetry.config import Settings as Settings
+    from llamatelemetry.errors import LlamatelemetryError as LlamatelemetryError
+    from llamatelemetry.inference.engine import InferenceEngine as InferenceEngine
+    from llamatelemetry.inference.result import InferenceResult as InferenceResult
+    from llamatelemetry.inference.stream import AsyncInferenceStream as AsyncInferenceStream
+    from llamatelemetry.inference.stream import InferenceStream as InferenceStream
+    from llamatelemetry.sdk import flush as flush
+    from llamatelemetry.sdk import init as init
+    from llamatelemetry.sdk import instrument_llamacpp as instrument_llamacpp
+    from llamatelemetry.sdk import shutdown as shutdown
+else:
+    _HOMES = {
+        "AsyncInferenceStream": "inference.stream",
+        "InferenceEngine": "inference.engine",
+        "InferenceRequest": "backends.request",
+        "InferenceResult": "inference.result",
+        "InferenceStream": "inference.stream",
+        "LlamatelemetryError": "errors",
+        "ModelInfo": "backends.protocol",
+        "SamplingParams": "backends.request",
+        "Settings": "config",
+        "flush": "sdk",
+        "init": "sdk",
+        "instrument_llamacpp": "sdk",
+        "shutdown": "sdk",
+    }
+
+    def __getattr__(name):
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
+
+        value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *_HOMES})

@@ -1,0 +1,1 @@
+"""OpenTelemetry: the only floor that knows the SDK."""

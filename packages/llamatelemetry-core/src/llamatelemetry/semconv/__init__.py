@@ -1,0 +1,1 @@
+"""Names, units, types and buckets, each written once."""

@@ -1,0 +1,1 @@
+"""What plugin authors test against: contracts and checkers, ours and theirs alike."""
