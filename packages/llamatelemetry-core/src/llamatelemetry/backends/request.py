@@ -20,6 +20,27 @@ Operation = Literal["chat", "text_completion"]
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
+def _check_range(name: str, value: float | None, low: float, high: float) -> None:
+    if value is None:
+        return
+    integral = isinstance(low, int)
+    if isinstance(value, bool) or not isinstance(value, int if integral else int | float):
+        raise InvalidRequestError(name, value, "give a whole number" if integral else "give a number")
+    if not low <= value <= high:
+        limit = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+        raise InvalidRequestError(name, value, f"give a number {limit}")
+
+
+def _check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence) or not messages:
+        raise InvalidRequestError("messages", messages, 'give a list such as [{"role": "user", "content": "Hi"}]')
+    for index, message in enumerate(messages):
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise InvalidRequestError(
+                f"messages[{index}]", message, 'give a mapping with a "role" string and a "content"'
+            )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How the next token is drawn. ``None`` leaves a choice to the backend.
@@ -119,24 +140,3 @@ class InferenceRequest:
     def operation(self) -> Operation:
         """``chat`` for messages, ``text_completion`` for a prompt."""
         return "text_completion" if self.messages is None else "chat"
-
-
-def _check_range(name: str, value: float | None, low: float, high: float) -> None:
-    if value is None:
-        return
-    integral = isinstance(low, int)
-    if isinstance(value, bool) or not isinstance(value, int if integral else int | float):
-        raise InvalidRequestError(name, value, "give a whole number" if integral else "give a number")
-    if not low <= value <= high:
-        limit = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-        raise InvalidRequestError(name, value, f"give a number {limit}")
-
-
-def _check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
-    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence) or not messages:
-        raise InvalidRequestError("messages", messages, 'give a list such as [{"role": "user", "content": "Hi"}]')
-    for index, message in enumerate(messages):
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise InvalidRequestError(
-                f"messages[{index}]", message, 'give a mapping with a "role" string and a "content"'
-            )
