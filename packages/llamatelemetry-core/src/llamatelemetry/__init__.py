@@ -40,7 +40,7 @@ else:
         "shutdown": "sdk",
     }
 
-    def __getattr__(name):
+    def __getattr__(name: str) -> object:
         home = _HOMES.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -50,5 +50,5 @@ else:
         globals()[name] = value
         return value
 
-    def __dir__():
+    def __dir__() -> list[str]:
         return sorted({*globals(), *_HOMES})

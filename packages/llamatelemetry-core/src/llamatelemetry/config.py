@@ -259,7 +259,7 @@ def _reject_unknown_variables(environ: Mapping[str, str]) -> None:
 def _check_argument(name: str, value: Any) -> Any:
     """Reads an argument with its variable's parser, so that both ways in have the same rules."""
     parsers = {variable.field: variable.parse for variable in VARIABLES}
-    if name in {"otlp_headers"}:
+    if name == "otlp_headers":
         return dict(value)
     if name == "redact_patterns":
         return tuple(value)

@@ -76,7 +76,7 @@ _sink: RecordSink = _NO_SINK
 
 def install_sink(sink: RecordSink | None) -> None:
     """Makes ``sink`` the process's sink; None drops records from now on."""
-    global _sink
+    global _sink  # noqa: PLW0603  a process has one sink, whoever asks
     _sink = _NO_SINK if sink is None else sink
 
 
