@@ -1,17 +1,45 @@
-"""One finished inference, flat and in OpenTelemetry's units: what every profile is mapped from.
+"""Facts of one inference, flat and in OpenTelemetry's units: what every profile is mapped from.
 
 Durations are seconds, counts are counts, text is text. A figure nobody measured is None and is
-never emitted. ``otel.facts`` fills this from a record; the tables beside it name the attributes.
+never emitted. ``otel.facts`` fills these from a record; the tables beside them name the attributes
+and derive nothing, so whatever is emitted has a field here.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+PhaseName = Literal["queue", "prefill", "decode"]
+"""Parts of a request, in order: waiting for a slot, reading the prompt, writing the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceFacts:
-    """The facts of one inference; each field is the source of one or more attributes."""
+    """The facts of one inference; each field is the source of one or more attributes or metrics.
+
+    Where a name alone does not say it:
+
+    Attributes:
+        stream: The caller asked to be given tokens as they come.
+        finish_reasons: One per generated choice; ``finish_reason`` is the first of them.
+        time_to_first_chunk_s: Submission to first chunk; None unless streaming.
+        error_type: Low-cardinality name of what went wrong; ``error_message`` is its text.
+        queue_depth: Requests that were waiting when this one was submitted.
+        time_to_first_token_s: Submission to first token, streaming or not.
+        prefill_duration_s: Compute time the backend reports, as is ``decode_duration_s``.
+        duration_s: Submission to end; ``duration_ms`` is the same in milliseconds, for the legacy key.
+        server_request_duration_s: Dispatch to end. This and the other ``server_`` durations are None
+            unless we run the model.
+        server_time_to_first_token_s: Dispatch to first token, of a request that succeeded.
+        server_time_per_output_token_s: Per token after the first, of a request that succeeded.
+        openinference_span_kind: OpenInference's own kind, which is not OpenTelemetry's.
+        input_messages: Content, as is each field below it: None unless its capture was asked for,
+            and redacted. This one, ``output_messages``, ``system_instructions`` and
+            ``tool_definitions`` are JSON in the GenAI message format.
+        input_text: The prompt as OpenInference shows it.
+        output_text: The answer as OpenInference shows it.
+    """
 
     operation: str
     provider: str
@@ -56,11 +84,65 @@ class InferenceFacts:
     prefill_duration_s: float | None = None
     prefill_tokens_per_second: float | None = None
     decode_duration_s: float | None = None
+    duration_s: float | None = None
     duration_ms: float | None = None
+    server_request_duration_s: float | None = None
+    server_time_to_first_token_s: float | None = None
+    server_time_per_output_token_s: float | None = None
     model_architecture: str | None = None
     model_quantization: str | None = None
     model_parameters: int | None = None
     model_sha256: str | None = None
-    span_kind: str | None = None
+    openinference_span_kind: str | None = "LLM"
+    input_messages: str | None = None
+    output_messages: str | None = None
+    system_instructions: str | None = None
+    tool_definitions: str | None = None
     input_text: str | None = None
     output_text: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseFacts:
+    """The facts of one phase span.
+
+    Attributes:
+        name: Which phase.
+        prefill_duration_s: Compute time the backend reports, of a prefill.
+        decode_duration_s: Compute time the backend reports, of a decode.
+        backend_wait_s: What is left of the phase: the backend's own queue and the network.
+    """
+
+    name: PhaseName
+    prefill_duration_s: float | None = None
+    decode_duration_s: float | None = None
+    backend_wait_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerStartFacts:
+    """The facts of one start of a model server; the span's length is the cold start.
+
+    Attributes:
+        runtime: What was started: ``llama-server`` or ``xllamacpp``.
+        runtime_version: Its version, as it reports it.
+        model: Name of the model it loads.
+        slots: Requests it runs at once.
+        context_length: Tokens one slot holds.
+        threads: CPU threads it computes with.
+        pid: Its process.
+        server_address: Host it listens on.
+        server_port: Port it listens on.
+        error_type: Low-cardinality name of why it did not become ready.
+    """
+
+    runtime: str
+    runtime_version: str | None = None
+    model: str | None = None
+    slots: int | None = None
+    context_length: int | None = None
+    threads: int | None = None
+    pid: int | None = None
+    server_address: str | None = None
+    server_port: int | None = None
+    error_type: str | None = None
