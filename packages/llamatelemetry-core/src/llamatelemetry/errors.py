@@ -11,7 +11,13 @@ from typing import Any
 
 
 class LlamatelemetryError(Exception):
-    """Base of every error raised by llamatelemetry and its plugins."""
+    """Base of every error raised by llamatelemetry and its plugins.
+
+    Attributes:
+        partial: The :class:`InferenceResult` of what had been generated when a request failed.
+    """
+
+    partial: Any = None
 
     @property
     def error_type(self) -> str:

@@ -148,6 +148,11 @@ class CancelToken:
             callback()
         return True
 
+    def disarm(self) -> None:
+        """Forgets the callbacks: the request is over and there is nothing left to wake."""
+        with self._lock:
+            self._callbacks.clear()
+
     def on_cancel(self, callback: Callable[[], None]) -> None:
         """Runs ``callback`` when cancelled, or at once if it already was.
 

@@ -8,8 +8,9 @@ result, the enrichers and the telemetry recorder are made from.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from llamatelemetry.backends.protocol import BackendTimings, FinishReason, ModelInfo, StreamEnd, Usage
 from llamatelemetry.backends.request import InferenceRequest
@@ -68,7 +69,7 @@ class FinishedRecord:
     response_id: str | None
     response_model: str | None
     slot_id: int | None
-    tool_calls: tuple[object, ...]
+    tool_calls: tuple[Mapping[str, Any], ...]
     error: BaseException | None
 
 

@@ -1,0 +1,166 @@
+"""One request on its way through the engine: its state, and the future its caller holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Protocol
+
+from llamatelemetry.backends.protocol import (
+    Backend,
+    CancelToken,
+    FinishReason,
+    Placement,
+    StreamEnd,
+    TokenDelta,
+)
+from llamatelemetry.errors import (
+    BackendError,
+    DeadlineExceededError,
+    EngineClosedError,
+    LlamatelemetryError,
+    RequestCancelledError,
+    StreamInterruptedError,
+)
+from llamatelemetry.inference.record import EventRecorder
+from llamatelemetry.inference.result import InferenceResult, result_from
+from llamatelemetry.inference.sink import RequestTrace
+
+
+class DeltaSink(Protocol):
+    """Where a job's deltas go as they arrive."""
+
+    def put(self, delta: TokenDelta, /) -> None:
+        """Takes one delta; never blocks and never raises."""
+        ...
+
+    def end(self) -> None:
+        """Called once, after the last delta and after the future is settled."""
+        ...
+
+
+class InferenceFuture(Future[InferenceResult]):
+    """A ``concurrent.futures.Future`` whose ``cancel()`` also stops a request that already runs."""
+
+    def __init__(self, cancel: CancelToken, trace_id: str | None) -> None:
+        super().__init__()
+        self._cancel_token = cancel
+        self._started = False
+        self.trace_id = trace_id
+
+    def running(self) -> bool:
+        """True from dispatch to the end."""
+        return self._started and not self.done()
+
+    def cancel(self) -> bool:
+        """Stops the request wherever it is; False if it is already done."""
+        # Never marked as running for the base class, so that it can be cancelled at any time.
+        accepted = super().cancel()
+        if accepted:
+            self._cancel_token.cancel()
+        return accepted
+
+    def abandon(self) -> None:
+        """Stops the request, and lets it settle with what it produced."""
+        if not self.done():
+            self._cancel_token.cancel()
+
+    def mark_started(self) -> None:
+        """Notes that the backend has it now."""
+        self._started = True
+
+    def settle(self, outcome: InferenceResult | LlamatelemetryError) -> None:
+        """Gives the result or the error, unless the caller cancelled meanwhile."""
+        # Taking the state under the base class's own lock decides against a concurrent cancel().
+        if not self.set_running_or_notify_cancel():
+            return
+        if isinstance(outcome, LlamatelemetryError):
+            self.set_exception(outcome)
+        else:
+            self.set_result(outcome)
+
+
+class Job:
+    """A request, its timestamps, its trace and the future that is settled exactly once."""
+
+    __slots__ = ("_deltas", "_reasoning", "_text", "cancel", "cancel_reason", "future", "recorder", "trace")
+
+    def __init__(self, recorder: EventRecorder, trace: RequestTrace, deltas: DeltaSink | None) -> None:
+        self.recorder = recorder
+        self.trace = trace
+        self.cancel = CancelToken()
+        self.future = InferenceFuture(self.cancel, trace.trace_id)
+        self.cancel_reason: LlamatelemetryError | None = None
+        self._deltas = deltas
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+
+    def run(self, backend: Backend) -> None:
+        """Streams the answer in this thread and settles the future. Never raises."""
+        deadline_s = self.recorder.opening.request.deadline_s
+        waited_s = self.recorder.waited_s
+        if deadline_s is not None and waited_s > deadline_s:
+            self.finish_unrun(DeadlineExceededError(deadline_s, waited_s))
+            return
+        self.recorder.dispatched()
+        self.future.mark_started()
+        end: StreamEnd | None = None
+        error: LlamatelemetryError | None = None
+        try:
+            end = self._consume(backend)
+        except LlamatelemetryError as raised:
+            error = raised
+        except Exception as raised:  # A backend may fail in any way; the caller gets one kind of error.
+            error = BackendError(f"the backend failed with {type(raised).__name__}: {raised}")
+            error.__cause__ = raised
+        if self.cancel.cancelled and end is None:
+            error = self.cancel_reason or RequestCancelledError("the request was cancelled while it ran")
+        elif end is None and error is None:
+            error = StreamInterruptedError("the backend's stream ended before the answer was finished")
+        self._settle(end, error)
+
+    def finish_unrun(self, error: LlamatelemetryError) -> None:
+        """Settles a request that never reached the backend."""
+        self._settle(None, error)
+
+    def _consume(self, backend: Backend) -> StreamEnd | None:
+        request = self.recorder.opening.request
+        token, cancel = self.recorder.token, self.cancel
+        put: Callable[[TokenDelta], None] | None = None if self._deltas is None else self._deltas.put
+        add_text, add_reasoning = self._text.append, self._reasoning.append
+        stream = backend.stream(request, Placement(cancel=cancel, traceparent=self.trace.traceparent))
+        try:
+            for item in stream:
+                if isinstance(item, StreamEnd):
+                    return item
+                token()
+                if item.channel == "content":
+                    add_text(item.text)
+                elif item.channel == "reasoning":
+                    add_reasoning(item.text)
+                if put is not None:
+                    put(item)
+                if cancel.cancelled:
+                    break
+        finally:
+            close = getattr(stream, "close", None)
+            if close is not None:
+                close()
+        return None
+
+    def _settle(self, end: StreamEnd | None, error: LlamatelemetryError | None) -> None:
+        if end is None:
+            cancelled = isinstance(error, RequestCancelledError | EngineClosedError)
+            reason: FinishReason = "cancelled" if cancelled else "error"
+            end = StreamEnd(finish_reason=reason)
+        record = self.recorder.finish(
+            end, text="".join(self._text), reasoning="".join(self._reasoning), error=error
+        )
+        self.trace.finish(record)
+        result = result_from(record, trace_id=self.trace.trace_id, raw=end.raw)
+        if error is not None:
+            error.partial = result
+        self.future.settle(error or result)
+        if self._deltas is not None:
+            self._deltas.end()
+        self.cancel.disarm()

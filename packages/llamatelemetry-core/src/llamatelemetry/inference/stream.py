@@ -1,0 +1,199 @@
+"""Answers as they come: iterators over a running request, for threads and for asyncio.
+
+A stream owns its request: closing it, abandoning it or cancelling the task that reads it cancels
+the request, so that no slot works for nobody.
+"""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import contextlib
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from queue import SimpleQueue
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from llamatelemetry.backends.protocol import TokenDelta
+from llamatelemetry.errors import EngineClosedError
+
+if TYPE_CHECKING:
+    from llamatelemetry.inference.job import InferenceFuture
+    from llamatelemetry.inference.result import InferenceResult
+
+
+def _abandon_from_finalizer(future: InferenceFuture) -> None:
+    """Cancels from another thread: the collector may run this while the current one holds a lock."""
+    if not future.done():
+        # At interpreter exit no thread can be started; exit closes the engine itself.
+        with contextlib.suppress(RuntimeError):
+            _thread.start_new_thread(future.abandon, ())
+
+
+class DeltaQueue:
+    """Hands deltas from the worker to one reading thread. ``None`` says that none will follow."""
+
+    __slots__ = ("get", "put")
+
+    def __init__(self) -> None:
+        queue: SimpleQueue[TokenDelta | None] = SimpleQueue()
+        self.put = queue.put
+        self.get = queue.get
+
+    def end(self) -> None:
+        """Says that no delta follows."""
+        self.put(None)
+
+
+class InferenceStream(Iterator[TokenDelta]):
+    """Iterates over the deltas of one answer; :meth:`result` has the rest.
+
+    Iteration raises the request's error, if there is one, after the deltas that came before it.
+    """
+
+    def __init__(self, future: InferenceFuture, deltas: DeltaQueue) -> None:
+        self._future = future
+        self._get = deltas.get
+        self._pid = os.getpid()
+        self._ended = False
+
+    @property
+    def trace_id(self) -> str | None:
+        """Trace the request is in, 32 hex digits."""
+        return self._future.trace_id
+
+    def __next__(self) -> TokenDelta:
+        if self._ended:
+            raise StopIteration
+        if self._pid != os.getpid():
+            raise EngineClosedError("a stream does not survive a fork: the answer goes to the parent process")
+        delta = self._get()
+        if delta is not None:
+            return delta
+        self._ended = True
+        self._future.result()
+        raise StopIteration
+
+    def result(self, timeout_s: float | None = None) -> InferenceResult:
+        """The whole answer; waits for it and passes over deltas not yet read.
+
+        Raises:
+            LlamatelemetryError: The request failed.
+            TimeoutError: It is not finished within ``timeout_s``.
+        """
+        return self._future.result(timeout_s)
+
+    def close(self) -> None:
+        """Cancels the request if it still runs; idempotent."""
+        self._ended = True
+        self._future.abandon()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        _abandon_from_finalizer(self._future)
+
+
+class LoopDeltas:
+    """Hands deltas from the worker to one asyncio task.
+
+    The loop is woken once per batch that piles up while it is busy, not once per delta.
+    """
+
+    __slots__ = ("_items", "_loop", "_woken", "arrived")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._items: deque[TokenDelta | None] = deque()
+        self._woken = False
+        self.arrived = asyncio.Event()
+
+    def put(self, delta: TokenDelta | None) -> None:
+        """Adds a delta; called from the worker's thread."""
+        self._items.append(delta)
+        if not self._woken:
+            self._woken = True
+            try:
+                self._loop.call_soon_threadsafe(self._wake)
+            except RuntimeError:
+                # The loop is closed: nobody is left to read.
+                self._items.clear()
+
+    def end(self) -> None:
+        """Says that no delta follows."""
+        self.put(None)
+
+    def _wake(self) -> None:
+        self._woken = False
+        self.arrived.set()
+
+    async def get(self) -> TokenDelta | None:
+        """The next delta, or None after the last."""
+        while not self._items:
+            self.arrived.clear()
+            if not self._items:
+                await self.arrived.wait()
+        return self._items.popleft()
+
+
+class AsyncInferenceStream(AsyncIterator[TokenDelta]):
+    """The asyncio form of :class:`InferenceStream`."""
+
+    def __init__(self, future: InferenceFuture, deltas: LoopDeltas) -> None:
+        self._future = future
+        self._deltas = deltas
+        self._ended = False
+
+    @property
+    def trace_id(self) -> str | None:
+        """Trace the request is in, 32 hex digits."""
+        return self._future.trace_id
+
+    async def __anext__(self) -> TokenDelta:
+        if self._ended:
+            raise StopAsyncIteration
+        try:
+            delta = await self._deltas.get()
+        except asyncio.CancelledError:
+            await self.aclose()
+            raise
+        if delta is not None:
+            return delta
+        self._ended = True
+        self._future.result()
+        raise StopAsyncIteration
+
+    async def result(self) -> InferenceResult:
+        """The whole answer; waits for it and passes over deltas not yet read.
+
+        Raises:
+            LlamatelemetryError: The request failed.
+        """
+        while not self._ended and await self._deltas.get() is not None:
+            pass
+        self._ended = True
+        return self._future.result()
+
+    async def aclose(self) -> None:
+        """Cancels the request if it still runs; idempotent."""
+        self._ended = True
+        self._future.abandon()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        _abandon_from_finalizer(self._future)
