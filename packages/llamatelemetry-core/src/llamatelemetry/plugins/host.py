@@ -1,0 +1,206 @@
+"""Everything the rest of core asks of plugins, in one object that does not fail.
+
+Each method asks every loaded plugin on its own. What one of them breaks is written to its report
+and left out of the answer; only asking for a name that cannot be had raises.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from llamatelemetry.config import VARIABLES, Settings
+from llamatelemetry.errors import PluginError
+from llamatelemetry.plugins.check import Check, CheckState
+from llamatelemetry.plugins.discovery import find_candidates
+from llamatelemetry.plugins.faults import ANY_FAULT, describe
+from llamatelemetry.plugins.hookspecs import ResourceValue
+from llamatelemetry.plugins.loader import LoadedPlugin, failed, load
+from llamatelemetry.plugins.offers import OFFERS
+from llamatelemetry.plugins.registry import Registration, Registry
+from llamatelemetry.plugins.report import PluginReport, PluginState
+
+ECHO_TARGET: Final = "llamatelemetry.backends.echo:EchoBackend"
+"""The backend that core brings itself."""
+
+
+class Plugins:
+    """The installed plugins and what they registered. Made by :func:`load_plugins`.
+
+    Attributes:
+        backends: Names of backends to their classes.
+    """
+
+    def __init__(self, loaded: Iterable[LoadedPlugin]) -> None:
+        self._loaded = tuple(loaded)
+        self.backends = Registry("backend")
+        self.backends.add("echo", ECHO_TARGET, summary="Repeats the prompt; needs no model.")
+        self._enrichers = Registry("enricher")
+        self._checks = Registry("check")
+        self._collect("register_backends", self.backends)
+        self._collect("register_enrichers", self._enrichers)
+        self._collect("register_checks", self._checks)
+
+    @property
+    def reports(self) -> tuple[PluginReport, ...]:
+        """One report for each installed plugin, by name, as things stand now."""
+        return tuple(plugin.report for plugin in self._loaded)
+
+    def resolve_backend(self, name: str) -> type[Any]:
+        """Imports a backend and returns its class.
+
+        Raises:
+            UnknownNameError: No plugin registers it; says what is registered and what to install.
+            PluginError: It is registered and cannot be imported.
+        """
+        registration = self.backends.get(name, self.hint("backend", name))
+        backend = self._resolve(self.backends, registration)
+        if not isinstance(backend, type):
+            problem = f"backend {name!r} cannot be used: {registration.target} is not a class"
+            self._fail(registration.plugin, problem)
+            raise PluginError(problem)
+        return backend
+
+    def enrichers(self) -> list[Any]:
+        """A new instance of each registered ``SpanEnricher``."""
+        instances = []
+        for registration in self._enrichers:
+            try:
+                instances.append(self._resolve(self._enrichers, registration)())
+            except PluginError:
+                continue  # Already in the report.
+            except ANY_FAULT as error:
+                self._fail(registration.plugin, f"enricher {registration.name!r} raised {describe(error)}")
+        return instances
+
+    def checks(self) -> dict[str, list[Check]]:
+        """Runs each registered check; its registered name to what it found."""
+        return {registration.name: self._check(registration) for registration in self._checks}
+
+    def detect_resource(self, settings: Settings) -> dict[str, ResourceValue]:
+        """Resource attributes of all plugins together; where two disagree, the later name wins."""
+        attributes: dict[str, ResourceValue] = {}
+        for plugin in self._loaded:
+            for answer in plugin.call("detect_resource", settings=settings) or ():
+                if _is_resource(answer):
+                    attributes.update(answer)
+                else:
+                    plugin.fail("hook detect_resource must return names to text, numbers or booleans")
+        return attributes
+
+    def configure(self, settings: Settings) -> Settings:
+        """Settings as amended by each plugin in turn."""
+        for plugin in self._loaded:
+            for answer in plugin.call("configure", settings=settings) or ():
+                if isinstance(answer, Settings):
+                    settings = answer
+                else:
+                    plugin.fail(f"hook configure must return Settings or None, not {type(answer).__name__}")
+        return settings
+
+    def add_commands(self, group: Registry) -> None:
+        """Adds the verbs that plugins bring; a name that ``group`` already has stays as it is."""
+        self._collect("register_commands", group)
+
+    def hint(self, kind: str, name: str) -> str:
+        """What to do when ``name`` is registered by nothing, or "" when that is not known."""
+        offer = OFFERS.get((kind, name))
+        if offer is None:
+            return ""
+        for report in self.reports:
+            if report.distribution == offer.distribution and report.state is not PluginState.LOADED:
+                error = (report.error or "").replace("\n", "; ")
+                fix = f". Run: {report.fix}" if report.fix else ""
+                return f"The plugin {report.name!r} brings it and is {report.state}: {error}{fix}"
+        return f"Run: {offer.command}"
+
+    def _collect(self, hook: str, registry: Registry) -> None:
+        for plugin in self._loaded:
+            draft = Registry(registry.kind)
+            # What a hook registered before it raised is dropped: half a registration is no promise.
+            answers = plugin.call(hook, **{"group" if hook == "register_commands" else "registry": draft})
+            if answers is None:
+                continue
+            for item in draft:
+                try:
+                    registry.add(item.name, item.target, summary=item.summary, plugin=plugin.report.name)
+                except PluginError as error:
+                    plugin.fail(str(error))
+
+    def _resolve(self, registry: Registry, registration: Registration) -> Any:
+        try:
+            return registry.resolve(registration.name)
+        except PluginError as error:
+            self._fail(registration.plugin, str(error))
+            raise
+
+    def _check(self, registration: Registration) -> list[Check]:
+        try:
+            found = list(self._resolve(self._checks, registration)())
+            if not all(isinstance(check, Check) for check in found):
+                raise TypeError("it must return a list of llamatelemetry.plugins.Check")
+        except ANY_FAULT as error:
+            problem = str(error) if isinstance(error, PluginError) else f"check raised {describe(error)}"
+            return [Check(name=registration.name, state=CheckState.ERROR, detail=problem)]
+        return found
+
+    def _fail(self, name: str, problem: str) -> None:
+        for plugin in self._loaded:
+            if plugin.report.name == name and plugin.report.hooks:
+                plugin.fail(problem)
+
+
+_cache: dict[tuple[tuple[str, ...] | None, tuple[str, ...]], Plugins] = {}
+_cache_lock = threading.RLock()  # Re-entrant: a plugin may ask for plugins while it is imported.
+
+
+def load_plugins(settings: Settings | None = None) -> Plugins:
+    """The installed plugins, loaded once per process for each pair of allow and deny lists.
+
+    Thread-safe. Imports plugin modules and none of their targets. Never raises.
+
+    Args:
+        settings: Whose ``plugins`` and ``disabled_plugins`` count; None reads those two from the
+            environment and nothing else, so that a wrong variable elsewhere does not stop it.
+    """
+    settings = _lists_of_environment() if settings is None else settings
+    key = (settings.plugins, settings.disabled_plugins)
+    with _cache_lock:
+        if key not in _cache:
+            _cache[key] = Plugins(_load_all(settings))
+        return _cache[key]
+
+
+def _load_all(settings: Settings) -> list[LoadedPlugin]:
+    loaded: dict[str, LoadedPlugin] = {}
+    twins: list[LoadedPlugin] = []
+    for candidate in find_candidates():
+        first = loaded.get(candidate.name)
+        if first is None:
+            loaded[candidate.name] = load(candidate, settings)
+            continue
+        report = PluginReport(
+            name=candidate.name,
+            distribution=candidate.distribution,
+            version=candidate.version,
+            state=PluginState.FAILED,
+        )
+        twins.append(failed(report, f"{first.report.distribution} has a plugin of the same name, which is used"))
+    return sorted([*loaded.values(), *twins], key=lambda plugin: plugin.report.name)
+
+
+def _lists_of_environment() -> Settings:
+    lists: dict[str, Any] = {}
+    for variable in VARIABLES:
+        text = os.environ.get(variable.name, "").strip()
+        if text and variable.field in {"plugins", "disabled_plugins"}:
+            lists[variable.field] = variable.parse(text)
+    return Settings(**lists)
+
+
+def _is_resource(answer: object) -> bool:
+    return isinstance(answer, Mapping) and all(
+        isinstance(name, str) and isinstance(value, str | bool | int | float) for name, value in answer.items()
+    )
