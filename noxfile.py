@@ -1,0 +1,190 @@
+"""Every check that a person or CI runs, by name: ``uv run nox`` runs all but ``bench``.
+
+Two environments carry the checks. The editable one is uv's own ``.venv``. The installed one, under
+``.nox/installed``, holds both distributions as wheels, because pyright, import-linter and Sphinx
+have to see the one namespace that users see. Neither has torch in it. Sessions call uv themselves,
+so that a nox installed anywhere runs them too.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+WORK = ROOT / ".nox"
+INSTALLED = WORK / "installed"
+CORE, LLAMACPP = DISTRIBUTIONS = ("llamatelemetry-core", "llamatelemetry-llamacpp")
+ROOMS = {CORE: "llamatelemetry", LLAMACPP: "llamatelemetry/llama"}
+
+nox.options.default_venv_backend = "none"
+# Tests come last, so that a reader's last lines are their count.
+nox.options.sessions = ["lint", "types", "contracts", "build", "docs", "tests"]
+
+# Imports that must break a contract of pyproject.toml: the contract, the module that gets the line, the line.
+VIOLATIONS = (
+    ("floors", "semconv/facts.py", "import llamatelemetry.inference.record"),
+    ("floors", "backends/protocol.py", "import llamatelemetry.llama.sse"),
+    ("one-room-for-the-sdk", "inference/record.py", "import opentelemetry.sdk.trace"),
+    ("one-room-for-pluggy", "config.py", "import pluggy"),
+    ("one-room-for-llama-cpp", "backends/protocol.py", "import xllamacpp"),
+    ("no-training-stack", "llama/sse.py", "import torch"),
+)
+
+
+def uv(session: nox.Session, *arguments: str, at: Path | None = None, **variables: str) -> None:
+    """Runs uv on the project: in its own environment, or in the one at a path."""
+    session.run("uv", *arguments, env=_environment(at) | variables, external=True)
+
+
+def _environment(at: Path | None) -> dict[str, str | None]:
+    # The environment nox itself runs in must not be taken for the one that is meant.
+    return {"VIRTUAL_ENV": None, "UV_PROJECT_ENVIRONMENT": None if at is None else str(at)}
+
+
+def sync_installed(session: nox.Session) -> None:
+    """Brings ``.nox/installed`` up to date, with both wheels built anew: a stale one proves nothing."""
+    rebuilt = [f"--reinstall-package={name}" for name in DISTRIBUTIONS]
+    uv(session, "sync", "--quiet", "--no-editable", *rebuilt, at=INSTALLED)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff: rules, then formatting."""
+    uv(session, "run", "ruff", "check", ".")
+    uv(session, "run", "ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Run mypy --strict on the sources, and pyright on what users of the installed packages see."""
+    sources = [f"packages/{name}/src" for name in DISTRIBUTIONS]
+    uv(session, "run", "mypy", *sources, "noxfile.py", "docs", "benchmarks")
+    sync_installed(session)
+    verify = ("pyright", "--verifytypes", "llamatelemetry", "--ignoreexternal")
+    uv(session, "run", "--no-sync", *verify, at=INSTALLED, PYRIGHT_PYTHON_IGNORE_WARNINGS="1")
+
+
+@nox.session
+def contracts(session: nox.Session) -> None:
+    """Imports point down only; and each contract notices an import that does not."""
+    sync_installed(session)
+    check = ("uv", "run", "--no-sync", "lint-imports", "--no-logo", "--no-cache")
+    session.run(*check, env=_environment(INSTALLED), external=True)
+    (site,) = INSTALLED.glob("lib/python*/site-packages")
+    for contract, module, statement in VIOLATIONS:
+        planted = Path(session.create_tmp(), "planted")
+        shutil.rmtree(planted, ignore_errors=True)
+        shutil.copytree(site / "llamatelemetry", planted / "llamatelemetry")
+        with (planted / "llamatelemetry" / module).open("a") as file:
+            file.write(f"\n{statement}\n")
+        seen_first = _environment(INSTALLED) | {"PYTHONPATH": str(planted)}
+        report = session.run(
+            *check, "--contract", contract, env=seen_first, external=True, silent=True, success_codes=[0, 1]
+        )
+        if "BROKEN" not in str(report):
+            session.error(f"{contract} did not notice {statement!r} in {module}:\n{report}")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build what is published, and install it, mix it and remove it in clean environments."""
+    constraints = _constraints()
+    wheels = _build_distributions(session, constraints)
+    editable = {name: f"-e{ROOT / 'packages' / name}" for name in DISTRIBUTIONS}
+    _install_and_remove(session, constraints, [wheels[CORE]], plugins=[])
+    for pair in (
+        [wheels[CORE], f"{wheels[LLAMACPP]}[embedded]"],
+        [editable[CORE], wheels[LLAMACPP]],
+        [wheels[CORE], editable[LLAMACPP]],
+    ):
+        _install_and_remove(session, constraints, pair, plugins=["llamacpp"])
+
+
+def _constraints() -> Path:
+    """The version list of pyproject.toml as a constraints file, for tools that cannot read it there."""
+    pins = nox.project.load_toml(ROOT / "pyproject.toml")["tool"]["uv"]["constraint-dependencies"]
+    WORK.mkdir(exist_ok=True)
+    path = WORK / "constraints.txt"
+    path.write_text("\n".join(pins) + "\n")
+    return path
+
+
+def _build_distributions(session: nox.Session, constraints: Path) -> dict[str, str]:
+    """Builds every distribution with uv and with hatch, which must agree to the byte; returns the wheels."""
+    by_uv, by_hatch = WORK / "dist", WORK / "dist-hatch"
+    for folder in (by_uv, by_hatch):
+        shutil.rmtree(folder, ignore_errors=True)
+    uv(session, "build", "--quiet", "--all-packages", "--out-dir", str(by_uv))
+    for name in DISTRIBUTIONS:
+        hatch = ("run", "--directory", f"packages/{name}", "--no-sync", "hatch", "--quiet", "build", str(by_hatch))
+        uv(session, *hatch, UV_CONSTRAINT=str(constraints), HATCH_DATA_DIR=str(WORK / "hatch"))
+    built = sorted(path.name for path in by_uv.iterdir() if path.suffix in {".whl", ".gz"})
+    if len(built) != 2 * len(DISTRIBUTIONS):
+        session.error(f"expected a wheel and an sdist of {DISTRIBUTIONS}, got {built}")
+    for name in built:
+        if (by_uv / name).read_bytes() != (by_hatch / name).read_bytes():
+            session.error(f"uv and hatch build {name} differently")
+    return {name: _checked_wheel(session, by_uv, name) for name in DISTRIBUTIONS}
+
+
+def _checked_wheel(session: nox.Session, folder: Path, name: str) -> str:
+    """Path of a distribution's wheel, once it holds what it must and nothing of the other's."""
+    (path,) = folder.glob(f"{name.replace('-', '_')}-*.whl")
+    with zipfile.ZipFile(path) as wheel:
+        members = wheel.namelist()
+    room = ROOMS[name]
+    info = f"{'-'.join(path.name.split('-')[:2])}.dist-info"
+    missing = {f"{room}/__init__.py", f"{room}/py.typed", f"{info}/licenses/LICENSE"} - set(members)
+    strays = [member for member in members if not member.startswith((f"{room}/", f"{info}/"))]
+    if missing or strays:
+        session.error(f"{path.name} lacks {sorted(missing)} and should not hold {strays}")
+    return str(path)
+
+
+def _install_and_remove(
+    session: nox.Session, constraints: Path, requirements: list[str], *, plugins: list[str]
+) -> None:
+    """Installs with pip into an empty environment, lists plugins, uninstalls, and looks for what is left."""
+    environment = WORK / "clean"
+    uv(session, "venv", "--quiet", "--clear", "--seed", str(environment))
+    pip = (str(environment / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check")
+    pinned = {"PIP_CONSTRAINT": str(constraints), "PIP_BUILD_CONSTRAINT": str(constraints)}
+    session.run(*pip, "install", *requirements, external=True, env=pinned)
+    session.run(*pip, "check", external=True)
+    report = session.run(str(environment / "bin" / "llamatelemetry"), "plugins", "--json", external=True, silent=True)
+    loaded = [plugin["name"] for plugin in json.loads(str(report))["plugins"] if plugin["state"] == "loaded"]
+    if loaded != plugins:
+        session.error(f"{requirements} loads the plugins {loaded}, not {plugins}")
+    session.run(*pip, "uninstall", "--yes", CORE, *([LLAMACPP] if plugins else []), external=True)
+    (site,) = environment.glob("lib/python*/site-packages")
+    left = [str(path.relative_to(site)) for path in site.glob("*llamatelemetry*")]
+    if left:
+        session.error(f"{requirements} leaves {left} behind")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; every warning and every dangling reference is an error."""
+    sync_installed(session)
+    html = ROOT / "docs" / "_build" / "html"
+    shutil.rmtree(html, ignore_errors=True)
+    sphinx = ("sphinx-build", "--fail-on-warning", "--keep-going", "--nitpicky", "--quiet", "--builder", "html")
+    uv(session, "run", "--no-sync", *sphinx, "docs", str(html), at=INSTALLED)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The whole test suite, in the editable environment; arguments after ``--`` go to pytest."""
+    uv(session, "run", "pytest", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure the budgets of docs/benchmarks.md; arguments after ``--`` name single benchmarks."""
+    for name in session.posargs or sorted(path.stem for path in ROOT.glob("benchmarks/[!_]*.py")):
+        uv(session, "run", "python", f"benchmarks/{name}.py")
