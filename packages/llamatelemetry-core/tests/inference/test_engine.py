@@ -1,0 +1,409 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from llamatelemetry.backends.echo import EchoBackend, EchoScript
+from llamatelemetry.backends.protocol import ModelInfo, Placement, StreamEnd, TokenDelta
+from llamatelemetry.backends.request import InferenceRequest
+from llamatelemetry.clock import ManualClock
+from llamatelemetry.errors import (
+    BackendError,
+    BackendResponseError,
+    BackendStartError,
+    ConfigurationError,
+    DeadlineExceededError,
+    EngineClosedError,
+    RequestCancelledError,
+    StreamInterruptedError,
+)
+from llamatelemetry.inference.engine import InferenceEngine
+from llamatelemetry.inference.record import FinishedRecord, Opening
+from llamatelemetry.inference.sink import install_sink
+
+SLOW = EchoScript(tokens=["tick "] * 10_000, per_token_s=0.01)
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
+    limit = time.monotonic() + timeout_s
+    while time.monotonic() < limit:
+        if condition():
+            return True
+        time.sleep(0.005)
+    return condition()
+
+
+class KeptTrace:
+    trace_id = "0" * 31 + "1"
+    traceparent = None
+
+    def __init__(self, records: list[FinishedRecord]) -> None:
+        self._records = records
+
+    def finish(self, record: FinishedRecord) -> None:
+        self._records.append(record)
+
+
+class KeepingSink:
+    def __init__(self) -> None:
+        self.records: list[FinishedRecord] = []
+        self.openings: list[Opening] = []
+
+    def begin(self, opening: Opening) -> KeptTrace:
+        self.openings.append(opening)
+        return KeptTrace(self.records)
+
+
+@pytest.fixture
+def sink() -> Iterator[KeepingSink]:
+    keeping = KeepingSink()
+    install_sink(keeping)
+    yield keeping
+    install_sink(None)
+
+
+def test_every_way_to_ask_gives_the_same_answer() -> None:
+    request = InferenceRequest(prompt="one two three")
+
+    async def by_asyncio(engine: InferenceEngine) -> list[str]:
+        stream = engine.astream(request)
+        streamed = "".join([delta.text async for delta in stream])
+        return [streamed, (await stream.result()).text, (await engine.agenerate(request)).text]
+
+    with InferenceEngine(EchoBackend()) as engine:
+        stream = engine.stream(request)
+        answers = [
+            engine.generate(request).text,
+            engine.submit(request).result().text,
+            "".join(delta.text for delta in stream),
+            stream.result().text,
+            *asyncio.run(by_asyncio(engine)),
+        ]
+    assert answers == ["one two three"] * 7
+
+
+def test_the_result_carries_what_was_counted_and_measured_and_none_for_the_rest() -> None:
+    clock = ManualClock()
+    script = EchoScript(tokens=["a", "b", "c"], prefill_s=1.0, per_token_s=0.5)
+    with InferenceEngine(EchoBackend(script, clock=clock.clock), clock=clock.clock) as engine:
+        result = engine.generate(InferenceRequest(prompt="x y"))
+    assert (result.input_tokens, result.output_tokens, result.cached_tokens) == (2, 3, 0)
+    assert result.ttft_ms == pytest.approx(1000)
+    assert result.tpot_ms == pytest.approx(500)
+    assert result.itl_ms == pytest.approx((500, 500))
+    assert result.tps == pytest.approx(2)
+    assert result.duration_ms == pytest.approx(2000)
+    assert result.finish_reason == "stop"
+    assert (result.energy_j, result.vram_peak_mb, result.kv_pages, result.trace_id) == (None, None, None, None)
+
+
+class CountingBackend(EchoBackend):
+    def __init__(self, script: EchoScript, slots: int) -> None:
+        super().__init__(script, slots=slots)
+        self._running = 0
+        self.most = 0
+        self.order: list[str] = []
+        self._lock = threading.Lock()
+
+    def stream(self, request: InferenceRequest, placement: Placement) -> Iterator[TokenDelta | StreamEnd]:
+        with self._lock:
+            self._running += 1
+            self.most = max(self.most, self._running)
+            self.order.append(request.request_id)
+        try:
+            yield from super().stream(request, placement)
+        finally:
+            with self._lock:
+                self._running -= 1
+
+
+def test_never_more_run_than_there_are_slots_and_threads_are_no_more_either() -> None:
+    backend = CountingBackend(EchoScript(tokens=["a"] * 3, per_token_s=0.001), slots=3)
+    before = threading.active_count()
+    with InferenceEngine(backend) as engine:
+        futures = [engine.submit(InferenceRequest(prompt="x")) for _ in range(60)]
+        assert threading.active_count() - before <= 3
+        assert all(future.result().output_tokens == 3 for future in futures)
+    assert backend.most == 3
+    assert threading.active_count() == before
+
+
+def test_requests_run_in_order_of_arrival() -> None:
+    backend = CountingBackend(EchoScript(tokens=["a"]), slots=1)
+    with InferenceEngine(backend) as engine:
+        futures = [engine.submit(InferenceRequest(prompt="x", request_id=str(n))) for n in range(50)]
+        for future in futures:
+            future.result()
+    assert backend.order == [str(n) for n in range(50)]
+
+
+def test_a_typed_error_reaches_the_caller_with_what_was_generated_before_it() -> None:
+    backend = EchoBackend(EchoScript(tokens=["a", "b", "c"], fail_after=2))
+    with InferenceEngine(backend) as engine:
+        with pytest.raises(BackendResponseError) as caught:
+            engine.generate(InferenceRequest(prompt="x"))
+        assert caught.value.partial.text == "ab"
+        assert caught.value.partial.finish_reason == "error"
+        stream = engine.stream(InferenceRequest(prompt="x"))
+        received = []
+        with pytest.raises(BackendResponseError):
+            received.extend(delta.text for delta in stream)
+        with pytest.raises(BackendResponseError):
+            stream.result()
+
+
+class BrokenBackend(EchoBackend):
+    def __init__(self, failure: Exception | None) -> None:
+        super().__init__()
+        self._failure = failure
+
+    def stream(self, request: InferenceRequest, placement: Placement) -> Iterator[TokenDelta | StreamEnd]:
+        yield TokenDelta("half")
+        if self._failure is not None:
+            raise self._failure
+
+
+def test_an_untyped_failure_of_a_backend_becomes_one_typed_error_with_its_cause() -> None:
+    with InferenceEngine(BrokenBackend(ZeroDivisionError("oops"))) as engine:
+        with pytest.raises(BackendError, match="ZeroDivisionError: oops") as caught:
+            engine.generate(InferenceRequest(prompt="x"))
+        assert isinstance(caught.value.__cause__, ZeroDivisionError)
+        with pytest.raises(BackendError):
+            engine.generate(InferenceRequest(prompt="x"))
+
+
+def test_a_stream_that_just_stops_is_an_interruption_and_not_an_answer() -> None:
+    with InferenceEngine(BrokenBackend(None)) as engine, pytest.raises(StreamInterruptedError) as caught:
+        engine.generate(InferenceRequest(prompt="x"))
+    assert caught.value.partial.text == "half"
+
+
+def test_cancelling_a_waiting_request_leaves_the_queue_and_never_reaches_the_backend(sink: KeepingSink) -> None:
+    backend = CountingBackend(SLOW, slots=1)
+    with InferenceEngine(backend) as engine:
+        running = engine.stream(InferenceRequest(prompt="x"))
+        next(running)
+        waiting = engine.submit(InferenceRequest(prompt="y", request_id="waiting"))
+        assert engine.stats().queue_depth == 1
+        assert waiting.cancel()
+        assert waiting.cancelled()
+        assert engine.stats().queue_depth == 0
+        running.close()
+    assert "waiting" not in backend.order
+    ended = {record.opening.request.request_id: record for record in sink.records}
+    assert ended["waiting"].dispatched_ns is None
+    assert ended["waiting"].finish_reason == "cancelled"
+
+
+@pytest.mark.parametrize("how", ["future", "stream", "with", "abandoned"])
+def test_however_a_running_request_is_given_up_its_slot_is_free_and_its_record_ends_once(
+    how: str, sink: KeepingSink
+) -> None:
+    with InferenceEngine(EchoBackend(SLOW, slots=1)) as engine:
+        request = InferenceRequest(prompt="x")
+        if how == "future":
+            future = engine.submit(request)
+            assert eventually(future.running)
+            assert future.cancel()
+        elif how == "stream":
+            stream = engine.stream(request)
+            next(stream)
+            stream.close()
+            with pytest.raises(RequestCancelledError) as caught:
+                stream.result(timeout_s=10)
+            assert caught.value.partial.text.startswith("tick")
+        elif how == "with":
+            with engine.stream(request) as stream:
+                next(stream)
+        else:
+            iterator = iter(engine.stream(request))
+            next(iterator)
+            del iterator
+            gc.collect()
+        assert eventually(lambda: engine.stats().requests_active == 0)
+        assert [record.finish_reason for record in sink.records] == ["cancelled"]
+
+
+def test_cancelling_a_task_frees_the_slot(sink: KeepingSink) -> None:
+    async def main(engine: InferenceEngine) -> None:
+        generating = asyncio.create_task(engine.agenerate(InferenceRequest(prompt="x")))
+
+        async def read() -> None:
+            async for _ in engine.astream(InferenceRequest(prompt="x")):
+                pass
+
+        reading = asyncio.create_task(read())
+        await asyncio.sleep(0.1)
+        for task in (generating, reading):
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    with InferenceEngine(EchoBackend(SLOW, slots=2)) as engine:
+        asyncio.run(main(engine))
+        assert eventually(lambda: engine.stats().requests_active == 0)
+    assert [record.finish_reason for record in sink.records] == ["cancelled", "cancelled"]
+
+
+def test_a_request_past_its_deadline_is_not_sent() -> None:
+    clock = ManualClock()
+    backend = CountingBackend(EchoScript(tokens=["a"]), slots=1)
+    gate = threading.Event()
+
+    class Gated(EchoBackend):
+        def stream(self, request: InferenceRequest, placement: Placement) -> Iterator[TokenDelta | StreamEnd]:
+            gate.wait(10)
+            yield from backend.stream(request, placement)
+
+    with InferenceEngine(Gated(slots=1), clock=clock.clock) as engine:
+        first = engine.submit(InferenceRequest(prompt="x", request_id="first"))
+        late = engine.submit(InferenceRequest(prompt="x", request_id="late", deadline_s=5))
+        clock.advance(6)
+        gate.set()
+        assert first.result().text == "a"
+        with pytest.raises(DeadlineExceededError, match=r"waited 6\.000 s"):
+            late.result()
+    assert backend.order == ["first"]
+
+
+def test_closing_drains_what_was_submitted() -> None:
+    engine = InferenceEngine(EchoBackend(EchoScript(tokens=["a"] * 3, per_token_s=0.005), slots=1))
+    futures = [engine.submit(InferenceRequest(prompt="x")) for _ in range(5)]
+    engine.close()
+    assert [future.result(timeout=0).output_tokens for future in futures] == [3] * 5
+
+
+def test_closing_without_draining_ends_every_request_with_one_typed_error(sink: KeepingSink) -> None:
+    engine = InferenceEngine(EchoBackend(SLOW, slots=1))
+    stream = engine.stream(InferenceRequest(prompt="x"))
+    next(stream)
+    waiting = engine.submit(InferenceRequest(prompt="y"))
+    engine.close(drain=False)
+    engine.close(drain=False)
+    with pytest.raises(EngineClosedError, match="while the request ran"):
+        stream.result(timeout_s=10)
+    with pytest.raises(EngineClosedError, match="before the request could run"):
+        waiting.result(timeout=0)
+    with pytest.raises(EngineClosedError, match="make a new one"):
+        engine.submit(InferenceRequest(prompt="z"))
+    assert len(sink.records) == len(sink.openings) == 2
+
+
+def test_a_drain_that_takes_too_long_cancels_the_rest() -> None:
+    engine = InferenceEngine(EchoBackend(SLOW, slots=1))
+    future = engine.submit(InferenceRequest(prompt="x"))
+    engine.close(drain=True, timeout_s=0.1)
+    with pytest.raises(EngineClosedError):
+        future.result(timeout=10)
+
+
+def test_a_backend_that_does_not_start_is_closed_and_its_error_is_kept() -> None:
+    class Unstartable(EchoBackend):
+        closed = False
+
+        def open(self) -> ModelInfo:
+            raise BackendStartError("no such luck", ("line 1",))
+
+        def close(self) -> None:
+            self.closed = True
+
+    backend = Unstartable()
+    with pytest.raises(BackendStartError, match="line 1"):
+        InferenceEngine(backend)
+    assert backend.closed
+
+
+def test_options_that_fit_nothing_are_named() -> None:
+    with pytest.raises(ConfigurationError, match="options"):
+        InferenceEngine(EchoBackend(), slots=2)
+    with pytest.raises(ConfigurationError, match="no_such_option"):
+        InferenceEngine("echo", no_such_option=1)
+
+
+def test_tokens_are_counted_by_the_queue_depth_they_met(sink: KeepingSink) -> None:
+    with InferenceEngine(EchoBackend(SLOW, slots=1)) as engine:
+        stream = engine.stream(InferenceRequest(prompt="x"))
+        next(stream)
+        futures = [engine.submit(InferenceRequest(prompt="y")) for _ in range(3)]
+        for future in futures:
+            future.cancel()
+        stream.close()
+    assert [opening.queue_depth for opening in sink.openings] == [0, 0, 1, 2]
+    assert [opening.streaming for opening in sink.openings] == [True, False, False, False]
+
+
+def run_python(code: str, *, expect: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == expect, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def test_an_engine_refuses_to_work_in_a_forked_child_and_goes_on_in_the_parent() -> None:
+    out = run_python("""
+        import os
+        from llamatelemetry import InferenceEngine, InferenceRequest
+        from llamatelemetry.errors import EngineClosedError
+        request = InferenceRequest(prompt="a b")
+        with InferenceEngine("echo") as engine:
+            engine.generate(request)
+            stream = engine.stream(request)
+            pid = os.fork()
+            if pid == 0:
+                for ask in (lambda: engine.generate(request), lambda: next(stream)):
+                    try:
+                        ask()
+                    except EngineClosedError as error:
+                        print("fork" in str(error), flush=True)
+                os._exit(0)
+            os.waitpid(pid, 0)
+            print(engine.generate(request).text)
+    """)
+    assert out.split("\n") == ["True", "True", "a b", ""]
+
+
+def test_interpreter_exit_with_requests_in_flight_is_prompt_and_silent() -> None:
+    out = run_python("""
+        from llamatelemetry import InferenceEngine, InferenceRequest
+        from llamatelemetry.backends.echo import EchoBackend, EchoScript
+        engine = InferenceEngine(EchoBackend(EchoScript(tokens=["x"] * 10**6, per_token_s=0.01)))
+        for _ in range(20):
+            engine.submit(InferenceRequest(prompt="x"))
+        print("done")
+    """)
+    assert out == "done\n"
+
+
+def test_ctrl_c_ends_a_running_request_and_leaves_no_thread_waiting() -> None:
+    code = """
+        import threading
+        from llamatelemetry import InferenceEngine, InferenceRequest
+        from llamatelemetry.backends.echo import EchoBackend, EchoScript
+        try:
+            with InferenceEngine(EchoBackend(EchoScript(tokens=["x"] * 10**6, per_token_s=0.01))) as engine:
+                print("running", flush=True)
+                engine.generate(InferenceRequest(prompt="x"))
+        except KeyboardInterrupt:
+            print("interrupted", threading.active_count(), flush=True)
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        time.sleep(0.3)
+        os.kill(process.pid, signal.SIGINT)
+        assert process.stdout.read() == "interrupted 1\n"
+        assert process.wait(30) == 0
