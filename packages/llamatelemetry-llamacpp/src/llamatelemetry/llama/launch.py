@@ -1,0 +1,137 @@
+"""How a server is started, and what its end means: command lines in, explanations out.
+
+Two runtimes take the same options: an executable takes flags, the embedded one takes JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from llamatelemetry.errors import InvalidValueError
+from llamatelemetry.llama.child import EXEC_FAILED
+from llamatelemetry.llama.cpu import X86_FEATURES
+from llamatelemetry.llama.runtime import INSTALL_COMMAND, Runtime
+
+HOST: Final = "127.0.0.1"
+"""The only address our servers bind: they have no password."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchOptions:
+    """What a server is told when it starts.
+
+    Attributes:
+        model: The GGUF file.
+        alias: Name it gives the model.
+        slots: Requests it runs at once.
+        context_length: Tokens one slot can hold.
+        threads: CPU threads it computes with.
+        gpu_layers: Layers kept on the GPU; None lets llama.cpp decide.
+        extra_args: More command-line arguments, for an executable.
+    """
+
+    model: Path
+    alias: str
+    slots: int
+    context_length: int
+    threads: int
+    gpu_layers: int | None = None
+    extra_args: tuple[str, ...] = ()
+
+
+def launch_command(runtime: Runtime, options: LaunchOptions, port: int) -> list[str]:
+    """The command line that starts ``runtime`` as a child of this process, tied to its life.
+
+    Args:
+        runtime: An executable, or the embedded runtime.
+        options: What to tell it.
+        port: Port to bind; 0 lets the embedded runtime take a free one.
+
+    Raises:
+        InvalidValueError: ``extra_args`` are given and there is no executable to take them.
+    """
+    # -P: a json.py in the current folder must not stand in for the standard library's.
+    python = [sys.executable, "-P", "-m"]
+    if runtime.kind == "binary":
+        tied = [*python, "llamatelemetry.llama.child", str(os.getpid())]
+        return [*tied, runtime.location, *_flags(options, port), *options.extra_args]
+    if options.extra_args:
+        raise InvalidValueError(
+            "extra_args",
+            options.extra_args,
+            "the embedded runtime has no command line; give a llama-server executable in LLAMA_SERVER_BIN",
+        )
+    described = {
+        "parent_pid": os.getpid(),
+        "model": str(options.model),
+        "alias": options.alias,
+        "port": port,
+        "context_total": options.context_length * options.slots,
+        "slots": options.slots,
+        "threads": options.threads,
+        "gpu_layers": options.gpu_layers,
+    }
+    return [*python, "llamatelemetry.llama.embedded", json.dumps(described)]
+
+
+def launch_environment() -> dict[str, str]:
+    """Our environment, with our import path: the child finds the packages we found."""
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109 - text is what is needed
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def _flags(options: LaunchOptions, port: int) -> list[str]:
+    flags = {
+        "--model": str(options.model),
+        "--alias": options.alias,
+        "--host": HOST,
+        "--port": str(port),
+        "--ctx-size": str(options.context_length * options.slots),
+        "--parallel": str(options.slots),
+        "--threads": str(options.threads),
+    }
+    if options.gpu_layers is not None:
+        flags["--n-gpu-layers"] = str(options.gpu_layers)
+    return [text for flag in flags.items() for text in flag] + ["--metrics"]
+
+
+def explain_exit(returncode: int | None, log_tail: tuple[str, ...]) -> str:
+    """Says in words why a server ended, and what to do about it.
+
+    Args:
+        returncode: Its exit status, negative for a signal; None when it is not known.
+        log_tail: Its last log lines.
+    """
+    log = "\n".join(log_tail)
+    if "libgomp.so.1" in log:
+        return "the OpenMP library libgomp.so.1 is missing: run apt-get install libgomp1"
+    if "No module named 'xllamacpp'" in log:
+        return f"xllamacpp is not installed: run {INSTALL_COMMAND}"
+    if returncode == EXEC_FAILED:
+        return "the executable cannot be run on this machine: check LLAMA_SERVER_BIN"
+    if returncode == -signal.SIGILL:
+        return (
+            "it hit an instruction this CPU lacks (SIGILL); the embedded runtime needs "
+            f"{', '.join(X86_FEATURES)}: build llama-server here and give it in LLAMA_SERVER_BIN"
+        )
+    if returncode == -signal.SIGKILL:
+        return (
+            "it was killed (SIGKILL), most often by the kernel for lack of memory: "
+            "try a smaller model, a smaller context or fewer slots"
+        )
+    if returncode is not None and returncode < 0:
+        return f"it crashed ({_signal_name(-returncode)}): the log may say more; a damaged model file can cause this"
+    return f"it exited with status {returncode}; its log says why"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
