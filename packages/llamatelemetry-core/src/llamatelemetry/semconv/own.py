@@ -1,0 +1,99 @@
+"""Our own names, ``llamatelemetry.*``: what no convention has a word for. Emitted with any profile."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from llamatelemetry.semconv.attributes import Attribute
+
+_PREFILL_DURATION: Final = Attribute(
+    "llamatelemetry.prefill.duration",
+    "double",
+    "prefill_duration_s",
+    "Compute time on the prompt tokens that were not cached, as the backend reports it.",
+    unit="s",
+)
+_DECODE_DURATION: Final = Attribute(
+    "llamatelemetry.decode.duration",
+    "double",
+    "decode_duration_s",
+    "Compute time spent generating, as the backend reports it.",
+    unit="s",
+)
+
+INFERENCE: Final = (
+    Attribute(
+        "llamatelemetry.request.id", "string", "request_id", "Unique name of the request.", requirement="required"
+    ),
+    Attribute("llamatelemetry.request.tenant", "string", "tenant", "Who the request is for."),
+    Attribute("llamatelemetry.request.priority", "int", "priority", "Urgency; smaller is more urgent."),
+    Attribute("llamatelemetry.queue.duration", "double", "queue_duration_s", "Submission to dispatch.", unit="s"),
+    Attribute(
+        "llamatelemetry.queue.depth",
+        "int",
+        "queue_depth",
+        "Requests that were waiting when this one was submitted.",
+        unit="{request}",
+    ),
+    Attribute("llamatelemetry.slot.id", "int", "slot_id", "The backend's slot that ran it."),
+    Attribute(
+        "llamatelemetry.time_to_first_token",
+        "double",
+        "time_to_first_token_s",
+        "Submission to first token, on any channel.",
+        unit="s",
+    ),
+    Attribute(
+        "llamatelemetry.time_per_output_token",
+        "double",
+        "time_per_output_token_s",
+        "Time per token after the first.",
+        unit="s",
+    ),
+    Attribute("llamatelemetry.tokens_per_second", "double", "tokens_per_second", "Decoding speed.", unit="{token}/s"),
+    Attribute(
+        "llamatelemetry.inter_token_latency.p50", "double", "itl_p50_s", "Median gap between two tokens.", unit="s"
+    ),
+    Attribute(
+        "llamatelemetry.inter_token_latency.p99",
+        "double",
+        "itl_p99_s",
+        "99th percentile of the gaps between two tokens.",
+        unit="s",
+    ),
+    Attribute(
+        "llamatelemetry.inter_token_latency.max", "double", "itl_max_s", "Longest gap between two tokens.", unit="s"
+    ),
+    _PREFILL_DURATION,
+    Attribute(
+        "llamatelemetry.prefill.tokens_per_second",
+        "double",
+        "prefill_tokens_per_second",
+        "Prompt tokens computed per second of the backend's own prefill time.",
+        unit="{token}/s",
+    ),
+    _DECODE_DURATION,
+    Attribute("llamatelemetry.model.architecture", "string", "model_architecture", "For example llama."),
+    Attribute(
+        "llamatelemetry.model.quantization",
+        "string",
+        "model_quantization",
+        "Quantization of the weights, for example Q4_1.",
+    ),
+    Attribute("llamatelemetry.model.parameters", "int", "model_parameters", "Number of weights."),
+    Attribute("llamatelemetry.model.sha256", "string", "model_sha256", "Digest of the model file."),
+)
+"""On the inference span."""
+
+PHASE: Final = (
+    _PREFILL_DURATION,
+    _DECODE_DURATION,
+    Attribute(
+        "llamatelemetry.backend.wait",
+        "double",
+        "backend_wait_s",
+        "What is left of the phase: the backend's own queue and the network.",
+        unit="s",
+    ),
+)
+"""On phase spans."""
