@@ -21,6 +21,23 @@ from llamatelemetry.llama.runtime import INSTALL_COMMAND, Runtime
 HOST: Final = "127.0.0.1"
 """The only address our servers bind: they have no password."""
 
+_LOG_CLUES: Final = {
+    "libgomp.so.1": "the OpenMP library libgomp.so.1 is missing: run apt-get install libgomp1",
+    "No module named 'xllamacpp'": f"xllamacpp is not installed: run {INSTALL_COMMAND}",
+}
+
+_EXITS: Final = {
+    EXEC_FAILED: "the executable cannot be run on this machine: check LLAMA_SERVER_BIN",
+    -signal.SIGILL: (
+        f"it hit an instruction this CPU lacks (SIGILL); the embedded runtime needs {', '.join(X86_FEATURES)}: "
+        "build llama-server on this machine and give its path in LLAMA_SERVER_BIN"
+    ),
+    -signal.SIGKILL: (
+        "it was killed (SIGKILL), most often by the kernel for lack of memory: "
+        "try a smaller model, a smaller context or fewer slots"
+    ),
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchOptions:
@@ -109,22 +126,11 @@ def explain_exit(returncode: int | None, log_tail: tuple[str, ...]) -> str:
         log_tail: Its last log lines.
     """
     log = "\n".join(log_tail)
-    if "libgomp.so.1" in log:
-        return "the OpenMP library libgomp.so.1 is missing: run apt-get install libgomp1"
-    if "No module named 'xllamacpp'" in log:
-        return f"xllamacpp is not installed: run {INSTALL_COMMAND}"
-    if returncode == EXEC_FAILED:
-        return "the executable cannot be run on this machine: check LLAMA_SERVER_BIN"
-    if returncode == -signal.SIGILL:
-        return (
-            "it hit an instruction this CPU lacks (SIGILL); the embedded runtime needs "
-            f"{', '.join(X86_FEATURES)}: build llama-server here and give it in LLAMA_SERVER_BIN"
-        )
-    if returncode == -signal.SIGKILL:
-        return (
-            "it was killed (SIGKILL), most often by the kernel for lack of memory: "
-            "try a smaller model, a smaller context or fewer slots"
-        )
+    for clue, meaning in _LOG_CLUES.items():
+        if clue in log:
+            return meaning
+    if returncode in _EXITS:
+        return _EXITS[returncode]
     if returncode is not None and returncode < 0:
         return f"it crashed ({_signal_name(-returncode)}): the log may say more; a damaged model file can cause this"
     return f"it exited with status {returncode}; its log says why"
