@@ -74,13 +74,37 @@ def test_only_core_owns_the_namespace_package(root: Path):
     assert owners == ["llamatelemetry-core"]
 
 
-def test_every_third_party_distribution_here_has_the_version_that_the_list_names(workspace: dict[str, Any]):
-    pinned = pins(workspace["tool"]["uv"]["constraint-dependencies"])
-    here = {canonicalize_name(dist.name): dist.version for dist in importlib.metadata.distributions()}
+def closure(requirements: list[str], without: set[str]) -> dict[str, str]:
+    """Names to installed versions of everything that the requirements bring in, here and now."""
+    found: dict[str, str] = {}
+    done: set[str] = set()
+    waiting = [Requirement(text) for text in requirements]
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        if str(requirement) in done:
+            continue
+        done.add(str(requirement))
+        distribution = importlib.metadata.distribution(name)
+        found[name] = distribution.version
+        # A package whose declared dependencies are overruled in pyproject.toml brings none.
+        for text in () if name in without else distribution.requires or ():
+            child = Requirement(text)
+            extras = requirement.extras or {""}
+            if child.marker is None or any(child.marker.evaluate({"extra": extra}) for extra in extras):
+                waiting.append(child)
+    return found
 
-    assert {name: version for name, version in here.items() if name not in DISTRIBUTIONS} == {
-        name: pinned.get(name) for name in here if name not in DISTRIBUTIONS
-    }
+
+def test_everything_installed_for_development_has_the_version_that_the_list_names(workspace: dict[str, Any]):
+    groups = workspace["dependency-groups"]
+    asked = [entry for group in groups.values() for entry in group if isinstance(entry, str)]
+    without = {entry["name"] for entry in workspace["tool"]["uv"]["dependency-metadata"]}
+    pinned = pins(workspace["tool"]["uv"]["constraint-dependencies"])
+
+    installed = {name: version for name, version in closure(asked, without).items() if name not in DISTRIBUTIONS}
+
+    assert installed == {name: pinned.get(name) for name in installed}
 
 
 def test_building_uses_the_versions_of_the_list(workspace: dict[str, Any]):
