@@ -7,7 +7,7 @@ read the same rows, so a name, type or unit is written once.
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from typing import Final, Literal
 
 AttributeValue = str | bool | int | float | tuple[str, ...]
 """What a row's attribute can hold."""
@@ -17,6 +17,9 @@ AttributeType = Literal["string", "boolean", "int", "double", "string[]"]
 
 Requirement = Literal["required", "conditionally_required", "recommended", "opt_in"]
 """OpenTelemetry's requirement levels."""
+
+IF_FAILED: Final = "if it failed"
+"""The condition that the checker can tell from a span's status."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from typing import Final
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as names
 from opentelemetry.semconv.attributes import error_attributes, server_attributes
 
-from llamatelemetry.semconv.attributes import Attribute
+from llamatelemetry.semconv.attributes import IF_FAILED, Attribute
 
 OPERATION_NAME: Final = Attribute(
     names.GEN_AI_OPERATION_NAME,
@@ -69,7 +69,7 @@ ERROR_TYPE: Final = Attribute(
     "error_type",
     "What went wrong: exception class or HTTP status code.",
     requirement="conditionally_required",
-    condition="if it failed",
+    condition=IF_FAILED,
 )
 TOKEN_TYPE: Final = Attribute(
     names.GEN_AI_TOKEN_TYPE, "string", "", "Which tokens were counted: input or output.", requirement="required"

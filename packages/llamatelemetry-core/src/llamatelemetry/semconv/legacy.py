@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from llamatelemetry.semconv.attributes import Attribute
+from llamatelemetry.semconv.attributes import IF_FAILED, Attribute
 
 LLM: Final = (
     Attribute("llm.system", "string", "provider", "The runtime that answered.", requirement="required"),
@@ -25,7 +25,7 @@ LLM: Final = (
         "error_message",
         "What went wrong, in words.",
         requirement="conditionally_required",
-        condition="if it failed",
+        condition=IF_FAILED,
     ),
 )
 """Profile ``llm``, on the inference span."""

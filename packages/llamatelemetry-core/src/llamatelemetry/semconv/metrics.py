@@ -62,7 +62,6 @@ class Instrument:
         brief: Its description.
         attributes: The attributes its points may carry, and no others.
         buckets: Upper bounds of a histogram's buckets, ascending.
-        integer: Its values are whole numbers.
     """
 
     name: str
@@ -72,7 +71,6 @@ class Instrument:
     _: KW_ONLY
     attributes: tuple[Attribute, ...] = ()
     buckets: tuple[float, ...] = ()
-    integer: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +103,6 @@ _TOKEN_USAGE: Final = Instrument(
     "Tokens of one request.",
     attributes=(*REQUEST_ATTRIBUTES, gen_ai.TOKEN_TYPE),
     buckets=TOKEN_BUCKETS,
-    integer=True,
 )
 
 
@@ -141,7 +138,6 @@ def _token_distribution(name: str, field: str, brief: str) -> MeasuredFact:
         brief,
         attributes=_OUTCOME_ATTRIBUTES,
         buckets=TOKEN_BUCKETS,
-        integer=True,
     )
     return MeasuredFact(instrument=instrument, field=field)
 
@@ -153,7 +149,6 @@ def _token_counter(name: str, field: str, brief: str) -> MeasuredFact:
         "{token}",
         brief,
         attributes=(*REQUEST_ATTRIBUTES, gen_ai.TOKEN_MODALITY),
-        integer=True,
     )
     return MeasuredFact(instrument=instrument, field=field, fixed=((gen_ai.TOKEN_MODALITY, "unknown"),))
 
@@ -244,7 +239,6 @@ QUEUE_DEPTH: Final = Instrument(
     "{request}",
     "Requests waiting for a slot.",
     attributes=MODEL_ATTRIBUTES,
-    integer=True,
 )
 REQUESTS_ACTIVE: Final = Instrument(
     "llamatelemetry.requests.active",
@@ -252,14 +246,12 @@ REQUESTS_ACTIVE: Final = Instrument(
     "{request}",
     "Requests that the backend is running.",
     attributes=MODEL_ATTRIBUTES,
-    integer=True,
 )
 RECORDS_DROPPED: Final = Instrument(
     "llamatelemetry.records.dropped",
     "counter",
     "{record}",
     "Finished requests whose telemetry was given up, because more came than could be recorded.",
-    integer=True,
 )
 ENGINE: Final = (QUEUE_DEPTH, REQUESTS_ACTIVE, RECORDS_DROPPED)
 """Figures of the engine and of the telemetry itself."""

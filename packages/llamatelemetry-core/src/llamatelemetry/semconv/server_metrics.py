@@ -15,8 +15,8 @@ from typing import Final
 from llamatelemetry.semconv.metrics import MODEL_ATTRIBUTES, Instrument, InstrumentKind
 
 
-def _instrument(name: str, kind: InstrumentKind, unit: str, brief: str, *, integer: bool = True) -> Instrument:
-    return Instrument(f"llamatelemetry.server.{name}", kind, unit, brief, attributes=MODEL_ATTRIBUTES, integer=integer)
+def _instrument(name: str, kind: InstrumentKind, unit: str, brief: str) -> Instrument:
+    return Instrument(f"llamatelemetry.server.{name}", kind, unit, brief, attributes=MODEL_ATTRIBUTES)
 
 
 PROMETHEUS_METRICS: Final[Mapping[str, Instrument]] = MappingProxyType(
@@ -28,15 +28,15 @@ PROMETHEUS_METRICS: Final[Mapping[str, Instrument]] = MappingProxyType(
             "prefill.cached_tokens", "observable_counter", "{token}", "Prompt tokens served from the cache."
         ),
         "prompt_seconds_total": _instrument(
-            "prefill.time", "observable_counter", "s", "Compute time spent on prompts.", integer=False
+            "prefill.time", "observable_counter", "s", "Compute time spent on prompts."
         ),
         "tokens_predicted_total": _instrument("decode.tokens", "observable_counter", "{token}", "Tokens generated."),
         "tokens_predicted_seconds_total": _instrument(
-            "decode.time", "observable_counter", "s", "Compute time spent generating.", integer=False
+            "decode.time", "observable_counter", "s", "Compute time spent generating."
         ),
         "n_decode_total": _instrument("decode.calls", "observable_counter", "{call}", "Calls of llama_decode()."),
         "n_busy_slots_per_decode": _instrument(
-            "decode.busy_slots", "observable_gauge", "{slot}", "Mean of the slots busy in a decode.", integer=False
+            "decode.busy_slots", "observable_gauge", "{slot}", "Mean of the slots busy in a decode."
         ),
         "n_tokens_max": _instrument(
             "sequence.max_tokens", "observable_gauge", "{token}", "Longest sequence seen, prompt and answer."

@@ -1,0 +1,231 @@
+"""Checks what was emitted against the tables of ``llamatelemetry.semconv``.
+
+For tests, ours and plugin authors': give it the finished spans and the collected metrics, from the
+SDK or from an OTLP/JSON file, and it says in plain words what no table allows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from llamatelemetry.semconv import gen_ai, profiles, spans
+from llamatelemetry.semconv.attributes import IF_FAILED, Attribute
+from llamatelemetry.semconv.catalogue import instruments
+from llamatelemetry.semconv.metrics import Instrument
+from llamatelemetry.semconv.profiles import Profile
+from llamatelemetry.testing.emitted import (
+    EmittedMetric,
+    EmittedPoint,
+    EmittedSpan,
+    MetricShape,
+    metrics_from_otlp_json,
+    metrics_from_sdk,
+    span_from_sdk,
+    spans_from_otlp_json,
+)
+
+__all__ = [
+    "EmittedMetric",
+    "EmittedPoint",
+    "EmittedSpan",
+    "assert_valid_metrics",
+    "assert_valid_spans",
+    "metrics_from_otlp_json",
+    "metrics_from_sdk",
+    "span_from_sdk",
+    "spans_from_otlp_json",
+    "violations_of_metrics",
+    "violations_of_spans",
+]
+
+RESERVED: Final = ("gen_ai.", "llm.", "llamatelemetry.", "openinference.")
+"""Namespaces in which a name that no table has is a mistake."""
+
+_INFERENCE_MARKS: Final = frozenset(
+    {gen_ai.OPERATION_NAME.name, "llamatelemetry.request.id", "llm.request.type", "openinference.span.kind"}
+)
+_SHAPES: Final[Mapping[str, MetricShape]] = {
+    "histogram": "histogram",
+    "counter": "monotonic_sum",
+    "observable_counter": "monotonic_sum",
+    "observable_up_down_counter": "sum",
+    "observable_gauge": "gauge",
+}
+
+
+def violations_of_spans(emitted: Iterable[Any], profiles_used: Iterable[Profile]) -> list[str]:
+    """What the tables do not allow in these spans; empty when all is well.
+
+    Every inference span must come with the phase spans that tile it. Spans that are none of ours are
+    passed over unless they use our names.
+
+    Args:
+        emitted: Finished SDK spans, or :class:`EmittedSpan`.
+        profiles_used: Profiles that they were emitted in.
+    """
+    seen = [span if isinstance(span, EmittedSpan) else span_from_sdk(span) for span in emitted]
+    chosen = tuple(profiles_used)
+    inference = {
+        (span.trace_id, span.span_id): span for span in seen if not _INFERENCE_MARKS.isdisjoint(span.attributes)
+    }
+    phases: dict[tuple[str, str], list[EmittedSpan]] = {key: [] for key in inference}
+    found: list[str] = []
+    for span in seen:
+        parent = (span.trace_id, span.parent_id or "")
+        if (span.trace_id, span.span_id) in inference:
+            found += _inference_violations(span, profiles.inference_rows(chosen))
+        elif span.name in spans.PHASES and parent in inference:
+            phases[parent].append(span)
+            found += _span_violations(span, profiles.phase_rows(chosen), kinds=("INTERNAL",))
+        elif span.name == spans.SERVER_START_SPAN:
+            found += _span_violations(span, spans.SERVER_START, kinds=("INTERNAL",))
+        else:
+            found += [
+                f"{_title(span)}: {name} is on a span that no table describes"
+                for name in span.attributes
+                if name.startswith(RESERVED)
+            ]
+    for key, parent_span in inference.items():
+        found += _tiling_violations(parent_span, phases[key])
+    return found
+
+
+def violations_of_metrics(metrics_data: Any) -> list[str]:
+    """What the tables do not allow in these metrics; empty when all is well.
+
+    Metrics that are none of ours are passed over unless they use our names.
+
+    Args:
+        metrics_data: The SDK's ``MetricsData``, or a sequence of :class:`EmittedMetric`.
+    """
+    emitted: Sequence[EmittedMetric]
+    emitted = metrics_data if isinstance(metrics_data, Sequence) else metrics_from_sdk(metrics_data)
+    known = instruments()
+    found: list[str] = []
+    for metric in emitted:
+        instrument = known.get(metric.name)
+        if instrument is not None:
+            found += _metric_violations(metric, instrument)
+        elif metric.name.startswith(RESERVED):
+            found.append(f"metric {metric.name}: no table has it")
+    return found
+
+
+def assert_valid_spans(emitted: Iterable[Any], profiles_used: Iterable[Profile]) -> None:
+    """Raises an AssertionError that lists every violation of :func:`violations_of_spans`."""
+    _assert_none(violations_of_spans(emitted, profiles_used))
+
+
+def assert_valid_metrics(metrics_data: Any) -> None:
+    """Raises an AssertionError that lists every violation of :func:`violations_of_metrics`."""
+    _assert_none(violations_of_metrics(metrics_data))
+
+
+def _assert_none(violations: list[str]) -> None:
+    if violations:
+        raise AssertionError("telemetry is not what the tables say:\n" + "\n".join(f"- {line}" for line in violations))
+
+
+def _title(span: EmittedSpan) -> str:
+    return f"span {span.name!r} ({span.span_id})"
+
+
+def _inference_violations(span: EmittedSpan, rows: Sequence[Attribute]) -> list[str]:
+    found = _span_violations(span, rows, kinds=("CLIENT", "INTERNAL"))
+    values = {row.field: span.attributes[row.name] for row in rows if row.name in span.attributes}
+    for row in rows:
+        value = span.attributes.get(row.name, values.get(row.field))
+        if value != values.get(row.field):
+            found.append(f"{_title(span)}: {row.name} is {value!r}, and another profile says {values[row.field]!r}")
+    if "operation" in values and span.name != spans.span_name(values["operation"], values.get("request_model", "")):
+        found.append(f"{_title(span)}: the name is not its operation and model")
+    return found
+
+
+def _span_violations(span: EmittedSpan, rows: Sequence[Attribute], *, kinds: tuple[str, ...]) -> list[str]:
+    title = _title(span)
+    found = _attribute_violations(title, span.attributes, rows)
+    known = {row.name for row in rows}
+    found += [
+        f"{title}: no table of these profiles has {name}"
+        for name in span.attributes
+        if name.startswith(RESERVED) and name not in known
+    ]
+    for row in rows:
+        if row.condition == IF_FAILED and (row.name in span.attributes) != span.failed:
+            found.append(f"{title}: {row.name} and status ERROR go together")
+    if span.kind not in kinds:
+        found.append(f"{title}: kind is {span.kind}, not {' or '.join(kinds)}")
+    if span.end_ns < span.start_ns:
+        found.append(f"{title}: ends before it starts")
+    return found
+
+
+def _attribute_violations(title: str, attributes: Mapping[str, Any], rows: Sequence[Attribute]) -> list[str]:
+    found = []
+    for row in rows:
+        if row.name not in attributes:
+            if row.requirement == "required":
+                found.append(f"{title}: {row.name} is required and missing")
+            continue
+        value = attributes[row.name]
+        if not _is_of_type(value, row):
+            found.append(f"{title}: {row.name}={value!r} is not of type {row.type}")
+        elif row.only_true and value is not True:
+            found.append(f"{title}: {row.name} is sent only when true")
+        elif row.unit and not (value >= 0 and math.isfinite(value)):
+            found.append(f"{title}: {row.name}={value!r} is no amount of {row.unit}")
+    if gen_ai.SERVER_ADDRESS.name in attributes and gen_ai.SERVER_PORT.name not in attributes:
+        found.append(f"{title}: {gen_ai.SERVER_ADDRESS.name} comes without {gen_ai.SERVER_PORT.name}")
+    return found
+
+
+def _is_of_type(value: Any, row: Attribute) -> bool:
+    match row.type:
+        case "string":
+            return isinstance(value, str)
+        case "boolean":
+            return isinstance(value, bool)
+        case "int":
+            return isinstance(value, int) and not isinstance(value, bool)
+        case "double":
+            return isinstance(value, float)
+        case "string[]":
+            return isinstance(value, tuple | list) and all(isinstance(item, str) for item in value)
+
+
+def _tiling_violations(parent: EmittedSpan, phases: Sequence[EmittedSpan]) -> list[str]:
+    title = _title(parent)
+    ordered = sorted(phases, key=lambda span: spans.PHASES.index(span.name))
+    names = tuple(span.name for span in ordered)
+    if names != spans.PHASES[: len(names)] or not names:
+        return [f"{title}: its phases are {', '.join(names) or 'missing'}, not {', '.join(spans.PHASES)} in order"]
+    found = []
+    edge, edge_name = parent.start_ns, "the request starts"
+    for span in ordered:
+        if span.start_ns != edge:
+            found.append(f"{title}: {span.name} starts {span.start_ns - edge} ns after {edge_name}")
+        edge, edge_name = span.end_ns, f"{span.name} ends"
+    if edge > parent.end_ns:
+        found.append(f"{title}: {names[-1]} ends {edge - parent.end_ns} ns after the request")
+    return found
+
+
+def _metric_violations(metric: EmittedMetric, instrument: Instrument) -> list[str]:
+    title = f"metric {metric.name}"
+    found = []
+    if metric.unit != instrument.unit:
+        found.append(f"{title}: unit is {metric.unit!r}, not {instrument.unit!r}")
+    if metric.shape != _SHAPES[instrument.kind]:
+        found.append(f"{title}: is a {metric.shape}, not a {_SHAPES[instrument.kind]}")
+    if not metric.description:
+        found.append(f"{title}: has no description")
+    known = {row.name for row in instrument.attributes}
+    for point in metric.points:
+        found += _attribute_violations(title, point.attributes, instrument.attributes)
+        found += [f"{title}: may not carry {name}" for name in point.attributes if name not in known]
+        if point.bounds != instrument.buckets:
+            found.append(f"{title}: buckets are {point.bounds}, not {instrument.buckets}")
+    return found
