@@ -398,9 +398,7 @@ def test_ctrl_c_ends_a_running_request_and_leaves_no_thread_waiting() -> None:
         except KeyboardInterrupt:
             print("interrupted", threading.active_count(), flush=True)
     """
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "running\n"
         time.sleep(0.3)

@@ -22,9 +22,7 @@ def record_of(
     timings: BackendTimings | None = None,
 ) -> FinishedRecord:
     clock = ManualClock()
-    recorder = EventRecorder(
-        InferenceRequest(prompt="x"), MODEL, streaming=True, queue_depth=0, clock=clock.clock
-    )
+    recorder = EventRecorder(InferenceRequest(prompt="x"), MODEL, streaming=True, queue_depth=0, clock=clock.clock)
     if queue_s is not None:
         clock.advance(queue_s)
         recorder.dispatched()

@@ -107,8 +107,7 @@ class InferenceEngine:
         """How many requests wait and run at this moment."""
         with self._lock:
             return live.EngineStats(
-                model=self.info.model,
-                provider=self.info.provider,
+                model=self.info,
                 queue_depth=len(self._queue),
                 requests_active=len(self._running),
             )
@@ -188,9 +187,7 @@ class InferenceEngine:
             waiting.finish_unrun(RequestCancelledError("the request was cancelled while it waited"))
 
     def _start_worker(self) -> None:
-        thread = threading.Thread(
-            target=self._work, name=f"llamatelemetry-slot-{len(self._threads)}", daemon=True
-        )
+        thread = threading.Thread(target=self._work, name=f"llamatelemetry-slot-{len(self._threads)}", daemon=True)
         self._threads.append(thread)
         thread.start()
 

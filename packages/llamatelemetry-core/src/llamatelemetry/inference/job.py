@@ -110,7 +110,7 @@ class Job:
             end = self._consume(backend)
         except LlamatelemetryError as raised:
             error = raised
-        except Exception as raised:  # A backend may fail in any way; the caller gets one kind of error.
+        except Exception as raised:  # noqa: BLE001 - a backend may fail in any way; the caller gets one kind of error
             error = BackendError(f"the backend failed with {type(raised).__name__}: {raised}")
             error.__cause__ = raised
         if self.cancel.cancelled and end is None:
@@ -153,9 +153,7 @@ class Job:
             cancelled = isinstance(error, RequestCancelledError | EngineClosedError)
             reason: FinishReason = "cancelled" if cancelled else "error"
             end = StreamEnd(finish_reason=reason)
-        record = self.recorder.finish(
-            end, text="".join(self._text), reasoning="".join(self._reasoning), error=error
-        )
+        record = self.recorder.finish(end, text="".join(self._text), reasoning="".join(self._reasoning), error=error)
         self.trace.finish(record)
         result = result_from(record, trace_id=self.trace.trace_id, raw=end.raw)
         if error is not None:

@@ -8,20 +8,20 @@ import weakref
 from dataclasses import dataclass
 from typing import Protocol
 
+from llamatelemetry.backends.protocol import ModelInfo
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
     """One engine at one moment.
 
     Attributes:
-        model: Model it serves.
-        provider: Value of ``gen_ai.provider.name``.
+        model: The model it serves.
         queue_depth: Requests waiting.
         requests_active: Requests running.
     """
 
-    model: str
-    provider: str
+    model: ModelInfo
     queue_depth: int
     requests_active: int
 

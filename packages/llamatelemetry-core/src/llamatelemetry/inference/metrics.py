@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -68,8 +69,7 @@ def tokens_per_second(record: FinishedRecord) -> float | None:
 
 def inter_token_latencies(record: FinishedRecord) -> tuple[float, ...]:
     """Seconds between consecutive deltas (ITL), in order; empty below two."""
-    times = record.token_ns
-    return tuple((later - earlier) * _NS for earlier, later in zip(times, times[1:], strict=False))
+    return tuple((later - earlier) * _NS for earlier, later in pairwise(record.token_ns))
 
 
 def prefill_tokens_per_second(record: FinishedRecord) -> float | None:

@@ -133,8 +133,7 @@ class BackendContract:
             slots = backend.open().slots
             ends: list[StreamEnd] = []
             threads = [
-                threading.Thread(target=lambda: ends.append(_drain(backend, self.request())[1]))
-                for _ in range(slots)
+                threading.Thread(target=lambda: ends.append(_drain(backend, self.request())[1])) for _ in range(slots)
             ]
             for thread in threads:
                 thread.start()

@@ -1,0 +1,117 @@
+"""Prompts and answers as OpenTelemetry's GenAI JSON messages, redacted.
+
+Built only when the user asked for content and the span records.
+Format: the gen-ai-input-messages and gen-ai-output-messages schemas of the GenAI conventions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from llamatelemetry.inference.record import FinishedRecord
+
+
+class TextRedactor(Protocol):
+    """Takes secrets out of a text."""
+
+    def text(self, text: str, /) -> str:
+        """The text without its secrets."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """The content of one inference, ready to be exported.
+
+    Attributes:
+        input_messages: JSON list of messages given.
+        output_messages: JSON list of messages answered.
+        tool_definitions: JSON list of tools offered.
+        input_text: The prompt, or the last message given.
+        output_text: The answer.
+    """
+
+    input_messages: str
+    output_messages: str
+    tool_definitions: str | None
+    input_text: str
+    output_text: str
+
+
+def content_of(record: FinishedRecord, redactor: TextRedactor) -> Content:
+    """Serializes what was asked and answered, every string of it redacted."""
+    request = record.opening.request
+    messages: Iterable[Mapping[str, Any]]
+    messages = request.messages or ({"role": "user", "content": request.prompt},)
+    given = [_message(message) for message in messages]
+    answer: dict[str, Any] = {"role": "assistant", "parts": _answer_parts(record)}
+    answer["finish_reason"] = record.finish_reason
+    texts = [part["content"] for part in given[-1]["parts"] if part["type"] == "text"]
+    return Content(
+        input_messages=_dump(given, redactor),
+        output_messages=_dump([answer], redactor),
+        tool_definitions=_dump(list(request.tools), redactor) if request.tools else None,
+        input_text=redactor.text("\n".join(texts)),
+        output_text=redactor.text(record.text),
+    )
+
+
+def _message(message: Mapping[str, Any]) -> dict[str, Any]:
+    content = message.get("content")
+    parts: list[dict[str, Any]]
+    if message["role"] == "tool":
+        parts = [{"type": "tool_call_response", "id": message.get("tool_call_id"), "response": content}]
+    elif isinstance(content, str):
+        parts = [_text("text", content)]
+    else:
+        parts = [_part(part) for part in content or ()]
+    parts.extend(_tool_call(call) for call in message.get("tool_calls") or ())
+    return {"role": message["role"], "parts": parts}
+
+
+def _part(part: Mapping[str, Any]) -> dict[str, Any]:
+    if part.get("type") == "text":
+        return _text("text", str(part.get("text", "")))
+    # Images and sound are named and not carried: a span is no place for megabytes.
+    return {"type": str(part.get("type", "unknown"))}
+
+
+def _answer_parts(record: FinishedRecord) -> list[dict[str, Any]]:
+    parts = []
+    if record.reasoning:
+        parts.append(_text("reasoning", record.reasoning))
+    if record.text:
+        parts.append(_text("text", record.text))
+    parts.extend(_tool_call(call) for call in record.tool_calls)
+    return parts
+
+
+def _text(kind: str, content: str) -> dict[str, Any]:
+    return {"type": kind, "content": content}
+
+
+def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call.get("function") or {}
+    return {
+        "type": "tool_call",
+        "id": call.get("id"),
+        "name": function.get("name"),
+        "arguments": function.get("arguments"),
+    }
+
+
+def _dump(value: object, redactor: TextRedactor) -> str:
+    return json.dumps(_redacted(value, redactor), ensure_ascii=False, default=str)
+
+
+def _redacted(value: object, redactor: TextRedactor) -> object:
+    if isinstance(value, str):
+        return redactor.text(value)
+    if isinstance(value, Mapping):
+        return {key: _redacted(item, redactor) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(item, redactor) for item in value]
+    return value

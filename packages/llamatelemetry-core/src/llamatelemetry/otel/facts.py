@@ -1,0 +1,157 @@
+"""From a finished record to the flat facts that the semantic-convention tables are keyed on."""
+
+from __future__ import annotations
+
+from llamatelemetry.backends.request import InferenceRequest
+from llamatelemetry.errors import LlamatelemetryError, RequestCancelledError
+from llamatelemetry.inference import metrics
+from llamatelemetry.inference.record import FinishedRecord
+from llamatelemetry.otel.content import Content, TextRedactor
+from llamatelemetry.semconv.facts import InferenceFacts, PhaseFacts
+
+
+def facts_of(record: FinishedRecord, redactor: TextRedactor, content: Content | None = None) -> InferenceFacts:
+    """Everything that is known of a finished request.
+
+    Args:
+        record: The finished record.
+        redactor: Takes secrets out of the error's message.
+        content: Prompt and answer, if they are to be exported.
+    """
+    opening = record.opening
+    request, model, usage, timings = opening.request, opening.model, record.usage, record.timings
+    sampling = request.sampling
+    gaps = sorted(metrics.inter_token_latencies(record))
+    first_token = metrics.time_to_first_token(record)
+    queued = metrics.queue_time(record)
+    per_token = metrics.time_per_output_token(record)
+    output_tokens = metrics.output_tokens(record)
+    duration = metrics.duration(record)
+    failure = failure_of(record)
+    # Server-side durations are ours to tell only of a model we run, and the last two only of success.
+    served = model.owned and queued is not None
+    succeeded = served and record.error is None
+    return InferenceFacts(
+        operation=request.operation,
+        provider=model.provider,
+        request_model=request.model or model.model,
+        server_address=model.server_address,
+        server_port=model.server_port,
+        stream=opening.streaming,
+        max_tokens=request.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        seed=request.seed,
+        stop_sequences=tuple(request.stop) or None,
+        frequency_penalty=sampling.frequency_penalty,
+        presence_penalty=sampling.presence_penalty,
+        conversation_id=request.conversation_id,
+        output_type=_output_type(request),
+        response_id=record.response_id,
+        response_model=record.response_model,
+        finish_reasons=(record.finish_reason,),
+        finish_reason=record.finish_reason,
+        time_to_first_chunk_s=first_token if opening.streaming else None,
+        input_tokens=usage.input_tokens,
+        output_tokens=output_tokens,
+        total_tokens=None
+        if usage.input_tokens is None or output_tokens is None
+        else usage.input_tokens + output_tokens,
+        cached_tokens=usage.cached_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        error_type=None if failure is None else _error_type(failure),
+        error_message=None if failure is None else redactor.text(str(failure)),
+        request_id=request.request_id,
+        tenant=request.tenant,
+        priority=request.priority,
+        queue_duration_s=queued,
+        queue_depth=opening.queue_depth,
+        slot_id=record.slot_id,
+        time_to_first_token_s=first_token,
+        time_per_output_token_s=per_token,
+        tokens_per_second=metrics.tokens_per_second(record),
+        itl_p50_s=metrics.percentile(gaps, 0.5),
+        itl_p99_s=metrics.percentile(gaps, 0.99),
+        itl_max_s=gaps[-1] if gaps else None,
+        prefill_duration_s=_seconds(timings.prefill_ms),
+        prefill_tokens_per_second=metrics.prefill_tokens_per_second(record),
+        decode_duration_s=_seconds(timings.decode_ms),
+        duration_s=duration,
+        duration_ms=duration * 1e3,
+        server_request_duration_s=duration - queued if served and queued is not None else None,
+        server_time_to_first_token_s=first_token - queued
+        if succeeded and first_token is not None and queued is not None
+        else None,
+        server_time_per_output_token_s=per_token if succeeded else None,
+        model_architecture=model.architecture,
+        model_quantization=model.quantization,
+        model_parameters=model.parameters,
+        model_sha256=model.sha256,
+        input_messages=content.input_messages if content else None,
+        output_messages=content.output_messages if content else None,
+        tool_definitions=content.tool_definitions if content else None,
+        input_text=content.input_text if content else None,
+        output_text=content.output_text if content else None,
+    )
+
+
+def phases_of(record: FinishedRecord) -> tuple[tuple[PhaseFacts, int, int], ...]:
+    """The phases a request went through, each with its start and end in Unix nanoseconds.
+
+    They tile the request: the first starts at submission, each where the one before ends, and the
+    last ends when the request does. A phase that was not reached is not there.
+    """
+    opening, dispatched, ended = record.opening, record.dispatched_ns, record.finished_ns
+    if dispatched is None:
+        return ((PhaseFacts(name="queue"), opening.submitted_ns, ended),)
+    first_token = record.token_ns[0] if record.token_ns else None
+    prefill_end = ended if first_token is None else first_token
+    prefill_s, decode_s = _seconds(record.timings.prefill_ms), _seconds(record.timings.decode_ms)
+    queue = (PhaseFacts(name="queue"), opening.submitted_ns, dispatched)
+    prefill = (
+        PhaseFacts(
+            name="prefill",
+            prefill_duration_s=prefill_s,
+            backend_wait_s=_wait(dispatched, prefill_end, prefill_s),
+        ),
+        dispatched,
+        prefill_end,
+    )
+    if first_token is None:
+        return (queue, prefill)
+    decode = (
+        PhaseFacts(
+            name="decode",
+            decode_duration_s=decode_s,
+            backend_wait_s=_wait(first_token, ended, decode_s),
+        ),
+        first_token,
+        ended,
+    )
+    return (queue, prefill, decode)
+
+
+def failure_of(record: FinishedRecord) -> BaseException | None:
+    """The record's error, unless the caller wanted it to end: a cancel is not a failure."""
+    return None if isinstance(record.error, RequestCancelledError) else record.error
+
+
+def _error_type(error: BaseException) -> str:
+    return error.error_type if isinstance(error, LlamatelemetryError) else type(error).__name__
+
+
+def _output_type(request: InferenceRequest) -> str | None:
+    kind = (request.response_format or {}).get("type")
+    if kind is None:
+        return None
+    return "json" if str(kind).startswith("json") else "text"
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds * 1e-3
+
+
+def _wait(start_ns: int, end_ns: int, computed_s: float | None) -> float | None:
+    """What compute does not explain of a phase; the backend's clock may run past ours a little."""
+    return None if computed_s is None else max(0.0, (end_ns - start_ns) * 1e-9 - computed_s)
