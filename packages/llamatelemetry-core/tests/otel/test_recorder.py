@@ -1,0 +1,442 @@
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
+
+from llamatelemetry.backends.echo import EchoBackend, EchoScript
+from llamatelemetry.backends.request import InferenceRequest, SamplingParams
+from llamatelemetry.clock import ManualClock
+from llamatelemetry.config import Settings
+from llamatelemetry.errors import BackendResponseError, RequestCancelledError
+from llamatelemetry.inference.engine import InferenceEngine
+from llamatelemetry.inference.record import FinishedRecord, Opening
+from llamatelemetry.inference.sink import install_sink
+from llamatelemetry.otel.recorder import OUTER_INFERENCE_KEY, Recorder
+from llamatelemetry.testing.semconv import assert_valid_metrics, assert_valid_spans
+
+
+class StarRedactor:
+    def text(self, text: str) -> str:
+        return text.replace("secret", "***")
+
+
+class Bench:
+    """A recorder on in-memory exporters, installed as the process's sink."""
+
+    def __init__(self, sampler: Sampler = ALWAYS_ON, *, enrichers: Any = (), **settings: Any) -> None:
+        self.spans = InMemorySpanExporter()
+        self.logs = InMemoryLogRecordExporter()
+        self.reader = InMemoryMetricReader()
+        self.settings = Settings(**settings)
+        self.tracers = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+        self.tracers.add_span_processor(SimpleSpanProcessor(self.spans))
+        self.meters = MeterProvider([self.reader], shutdown_on_exit=False)
+        self.loggers = LoggerProvider(shutdown_on_exit=False)
+        self.loggers.add_log_record_processor(SimpleLogRecordProcessor(self.logs))
+        self.recorder = Recorder(
+            tracer=self.tracers.get_tracer("t"),
+            meter=self.meters.get_meter("t"),
+            logger=self.loggers.get_logger("t"),
+            settings=self.settings,
+            redactor=StarRedactor(),
+            enrichers=enrichers,
+        )
+        install_sink(self.recorder)
+
+    def finished(self) -> dict[str, ReadableSpan]:
+        assert self.recorder.flush(10)
+        return {span.name: span for span in self.spans.get_finished_spans()}
+
+    def inference(self) -> ReadableSpan:
+        [span] = [span for name, span in self.finished().items() if name.endswith(" echo")]
+        return span
+
+    def points(self) -> dict[str, list[Any]]:
+        assert self.recorder.flush(10)
+        data = self.reader.get_metrics_data()
+        assert_valid_metrics(data)
+        return {
+            metric.name: list(metric.data.data_points)
+            for resource in data.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        }
+
+    def close(self) -> None:
+        install_sink(None)
+        self.recorder.shutdown(5)
+        self.tracers.shutdown()
+        self.meters.shutdown()
+        self.loggers.shutdown()
+
+
+@pytest.fixture
+def make_bench() -> Iterator[Callable[..., Bench]]:
+    benches: list[Bench] = []
+
+    def make(*arguments: Any, **settings: Any) -> Bench:
+        benches.append(Bench(*arguments, **settings))
+        return benches[-1]
+
+    yield make
+    for bench in benches:
+        bench.close()
+
+
+SCRIPT = EchoScript(tokens=["a", "b", "c", "d"], prefill_s=1.0, per_token_s=0.25)
+CHAT = InferenceRequest(
+    messages=[{"role": "system", "content": "be brief"}, {"role": "user", "content": "my secret is x"}],
+    max_tokens=16,
+    sampling=SamplingParams(temperature=0, top_k=40),
+    stop=["END"],
+    seed=1,
+    tenant="acme",
+    conversation_id="c1",
+)
+
+
+def ask(request: InferenceRequest = CHAT, script: EchoScript = SCRIPT, *, stream: bool = True) -> None:
+    clock = ManualClock()
+    with InferenceEngine(EchoBackend(script, clock=clock.clock), clock=clock.clock) as engine:
+        if stream:
+            for _ in engine.stream(request):
+                pass
+        else:
+            engine.generate(request)
+
+
+def test_one_inference_span_whose_phases_tile_it(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    ask()
+    spans = bench.finished()
+    assert set(spans) == {"chat echo", "queue", "prefill", "decode"}
+    root = spans["chat echo"]
+    edges = [root.start_time]
+    for name in ("queue", "prefill", "decode"):
+        assert spans[name].parent == root.context
+        assert spans[name].start_time == edges[-1]
+        edges.append(spans[name].end_time)
+    assert edges[-1] == root.end_time
+    assert [later - earlier for earlier, later in zip(edges, edges[1:], strict=False)] == [
+        0,
+        1_000_000_000,
+        750_000_000,
+    ]
+    assert_valid_spans(list(spans.values()), bench.settings.semconv)
+
+
+def test_both_vocabularies_are_emitted_with_the_same_figures(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    ask()
+    attributes = bench.inference().attributes or {}
+    expected = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "echo",
+        "gen_ai.system": "echo",
+        "gen_ai.request.model": "echo",
+        "gen_ai.request.max_tokens": 16,
+        "gen_ai.request.temperature": 0.0,
+        "gen_ai.request.top_k": 40,
+        "gen_ai.request.stop_sequences": ("END",),
+        "gen_ai.request.stream": True,
+        "gen_ai.conversation.id": "c1",
+        "gen_ai.response.finish_reasons": ("stop",),
+        "gen_ai.response.time_to_first_chunk": 1.0,
+        "gen_ai.usage.input_tokens": 6,
+        "gen_ai.usage.output_tokens": 4,
+        "gen_ai.usage.cache_read.input_tokens": 0,
+        "llm.system": "echo",
+        "llm.model": "echo",
+        "llm.input.tokens": 6,
+        "llm.output.tokens": 4,
+        "llm.tokens.total": 10,
+        "llm.tokens_per_sec": 4.0,
+        "llm.request.duration_ms": 1750.0,
+        "llm.finish_reason": "stop",
+        "llamatelemetry.request.tenant": "acme",
+        "llamatelemetry.time_to_first_token": 1.0,
+        "llamatelemetry.time_per_output_token": 0.25,
+        "llamatelemetry.queue.duration": 0.0,
+        "llamatelemetry.inter_token_latency.max": 0.25,
+    }
+    assert {name: attributes.get(name) for name in expected} == expected
+    assert "gen_ai.input.messages" not in attributes
+    assert bench.finished()["decode"].attributes == {
+        "llm.phase": "decode",
+        "llamatelemetry.decode.duration": 0.75,
+        "llamatelemetry.backend.wait": 0.0,
+    }
+
+
+def test_an_answer_taken_whole_is_not_called_a_stream(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    ask(stream=False)
+    attributes = bench.inference().attributes or {}
+    assert "gen_ai.request.stream" not in attributes
+    assert "gen_ai.response.time_to_first_chunk" not in attributes
+    assert attributes["llamatelemetry.time_to_first_token"] == 1.0
+
+
+def test_metrics_have_the_conventions_buckets_and_lead_to_their_trace(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    ask()
+    points = bench.points()
+    assert set(points) >= {
+        "gen_ai.client.operation.duration",
+        "gen_ai.client.operation.time_to_first_chunk",
+        "gen_ai.client.token.usage",
+        "gen_ai.server.request.duration",
+        "gen_ai.server.time_to_first_token",
+        "gen_ai.server.time_per_output_token",
+        "llamatelemetry.queue.duration",
+    }
+    [duration] = points["gen_ai.client.operation.duration"]
+    assert duration.explicit_bounds[:3] == (0.01, 0.02, 0.04)
+    assert duration.explicit_bounds[-1] == 81.92
+    assert duration.sum == pytest.approx(1.75)
+    span = bench.inference()
+    assert span.context is not None
+    assert [exemplar.trace_id for exemplar in duration.exemplars] == [span.context.trace_id]
+    tokens = {point.attributes["gen_ai.token.type"]: point.sum for point in points["gen_ai.client.token.usage"]}
+    assert tokens == {"input": 6, "output": 4}
+
+
+def test_a_span_that_does_not_record_costs_nothing_and_its_metrics_still_count(
+    make_bench: Callable[..., Bench],
+) -> None:
+    class Untouchable:
+        def on_start(self, opening: Opening) -> None:
+            pass
+
+        def on_finish(self, record: FinishedRecord) -> Mapping[str, Any]:
+            raise AssertionError("nothing is built for a span that does not record")
+
+    bench = make_bench(ALWAYS_OFF, enrichers=[Untouchable()], capture_content="SPAN_AND_EVENT")
+    ask()
+    assert bench.finished() == {}
+    assert bench.logs.get_finished_logs() == ()
+    assert bench.points()["gen_ai.client.operation.duration"][0].count == 1
+
+
+def test_the_parent_is_the_callers_span_from_threads_and_tasks(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    tracer = bench.tracers.get_tracer("app")
+    traces: dict[str, int] = {}
+
+    def call(name: str, engine: InferenceEngine) -> None:
+        with tracer.start_as_current_span(name) as parent:
+            result = engine.generate(InferenceRequest(prompt=name))
+            traces[name] = parent.get_span_context().span_id
+            assert result.trace_id == trace.format_trace_id(parent.get_span_context().trace_id)
+
+    with InferenceEngine(EchoBackend()) as engine:
+        threads = [threading.Thread(target=call, args=(f"t{n}", engine)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert bench.recorder.flush(10)
+    parents = [
+        span.parent.span_id
+        for span in bench.spans.get_finished_spans()
+        if span.name == "text_completion echo" and span.parent is not None
+    ]
+    assert sorted(parents) == sorted(traces.values())
+
+
+def test_a_failure_is_an_error_with_its_type_and_its_secrets_taken_out(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    script = EchoScript(tokens=["a", "b"], fail_after=1, failure=lambda: BackendResponseError("bad secret", status=500))
+    with pytest.raises(BackendResponseError):
+        ask(script=script, stream=False)
+    spans = bench.finished()
+    span = bench.inference()
+    assert span.status.status_code is trace.StatusCode.ERROR
+    assert span.status.description == "bad ***"
+    attributes = span.attributes or {}
+    assert attributes["error.type"] == "500"
+    assert attributes["llm.error"] == "bad ***"
+    assert attributes["gen_ai.response.finish_reasons"] == ("error",)
+    assert attributes["gen_ai.usage.output_tokens"] == 1
+    assert {"queue", "prefill", "decode"} < set(spans)
+    [point] = bench.points()["gen_ai.client.operation.duration"]
+    assert point.attributes["error.type"] == "500"
+    assert_valid_spans(list(spans.values()), bench.settings.semconv)
+
+
+def test_a_cancel_ends_the_span_once_and_is_no_error(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    with InferenceEngine(EchoBackend(EchoScript(tokens=["a"] * 1000, per_token_s=0.01))) as engine:
+        stream = engine.stream(CHAT)
+        next(stream)
+        stream.close()
+        with pytest.raises(RequestCancelledError):
+            stream.result(10)
+    span = bench.inference()
+    assert span.status.status_code is trace.StatusCode.UNSET
+    assert (span.attributes or {})["gen_ai.response.finish_reasons"] == ("cancelled",)
+    assert "error.type" not in (span.attributes or {})
+
+
+def test_content_is_exported_only_where_asked_and_redacted(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(capture_content="SPAN_AND_EVENT", semconv=("gen_ai", "openinference"))
+    ask()
+    attributes = bench.inference().attributes or {}
+    assert json.loads(str(attributes["gen_ai.input.messages"])) == [
+        {"role": "system", "parts": [{"type": "text", "content": "be brief"}]},
+        {"role": "user", "parts": [{"type": "text", "content": "my *** is x"}]},
+    ]
+    assert json.loads(str(attributes["gen_ai.output.messages"])) == [
+        {"role": "assistant", "parts": [{"type": "text", "content": "abcd"}], "finish_reason": "stop"}
+    ]
+    assert (attributes["input.value"], attributes["output.value"]) == ("my *** is x", "abcd")
+    [log] = bench.logs.get_finished_logs()
+    assert log.log_record.event_name == "gen_ai.client.inference.operation.details"
+    assert log.log_record.trace_id == bench.inference().context.trace_id  # type: ignore[union-attr]  # a finished span has one
+    assert "secret" not in str(log.log_record.attributes)
+
+
+@pytest.mark.parametrize(("capture", "on_span", "events"), [("SPAN_ONLY", True, 0), ("EVENT_ONLY", False, 1)])
+def test_each_place_for_content_is_its_own_choice(
+    make_bench: Callable[..., Bench], capture: str, on_span: bool, events: int
+) -> None:
+    bench = make_bench(capture_content=capture)
+    ask()
+    assert ("gen_ai.input.messages" in (bench.inference().attributes or {})) == on_span
+    assert len(bench.logs.get_finished_logs()) == events
+
+
+def test_an_enricher_adds_and_a_broken_one_takes_nothing_away(
+    make_bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Adds:
+        def on_start(self, opening: Opening) -> None:
+            self.thread = threading.current_thread()
+
+        def on_finish(self, record: FinishedRecord) -> Mapping[str, Any]:
+            assert threading.current_thread() is not self.thread
+            return {"my.figure": 42}
+
+    class Breaks:
+        def on_start(self, opening: Opening) -> None:
+            raise RuntimeError("start")
+
+        def on_finish(self, record: FinishedRecord) -> Mapping[str, Any]:
+            raise RuntimeError("finish")
+
+    bench = make_bench(enrichers=[Breaks(), Adds()])
+    ask()
+    ask()
+    assert all(
+        (span.attributes or {})["my.figure"] == 42
+        for span in bench.spans.get_finished_spans()
+        if span.name == "chat echo"
+    )
+    assert bench.recorder.flush(10)
+    assert [record.message for record in caplog.records].count("enricher Breaks fails and adds nothing") == 1
+
+
+def test_inside_an_outer_inference_span_no_second_one_is_made(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    outer = bench.tracers.get_tracer("outer").start_span("chat outer")
+    token = otel_context.attach(otel_context.set_value(OUTER_INFERENCE_KEY, object(), trace.set_span_in_context(outer)))
+    try:
+        with InferenceEngine(EchoBackend()) as engine:
+            result = engine.generate(CHAT)
+    finally:
+        otel_context.detach(token)
+        outer.end()
+    assert result.trace_id == trace.format_trace_id(outer.get_span_context().trace_id)
+    assert set(bench.finished()) == {"chat outer"}
+
+
+def test_more_records_than_can_wait_drop_the_oldest_and_are_counted() -> None:
+    gate = threading.Event()
+
+    class Gate:
+        def on_start(self, opening: Opening) -> None:
+            pass
+
+        def on_finish(self, record: FinishedRecord) -> Mapping[str, Any]:
+            gate.wait(10)
+            return {}
+
+    bench = Bench(enrichers=[Gate()])
+    try:
+        small = Recorder(
+            tracer=bench.tracers.get_tracer("t"),
+            meter=bench.meters.get_meter("t"),
+            logger=bench.loggers.get_logger("t"),
+            settings=bench.settings,
+            redactor=StarRedactor(),
+            enrichers=[Gate()],
+            max_waiting=3,
+        )
+        install_sink(small)
+        with InferenceEngine(EchoBackend(slots=1)) as engine:
+            for n in range(10):
+                engine.generate(InferenceRequest(prompt="x", request_id=str(n)))
+        gate.set()
+        assert small.flush(10)
+        names = [
+            (span.attributes or {})["llamatelemetry.request.id"]
+            for span in bench.spans.get_finished_spans()
+            if span.name == "text_completion echo"
+        ]
+        assert names[-3:] == ["7", "8", "9"]
+        dropped = 10 - len(names)
+        assert dropped >= 6
+        assert bench.points()["llamatelemetry.records.dropped"][0].value == dropped
+        assert small.shutdown(5) == dropped
+    finally:
+        gate.set()
+        bench.close()
+
+
+def test_live_engines_are_observed(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    slow = EchoScript(tokens=["x"] * 1000, per_token_s=0.01)
+    with InferenceEngine(EchoBackend(slow, slots=1)) as engine:
+        stream = engine.stream(CHAT)
+        next(stream)
+        futures = [engine.submit(CHAT) for _ in range(2)]
+        points = bench.points()
+        assert [point.value for point in points["llamatelemetry.queue.depth"]] == [2]
+        assert [point.value for point in points["llamatelemetry.requests.active"]] == [1]
+        for future in futures:
+            future.cancel()
+        stream.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # forking with threads is what is tested
+def test_a_forked_child_records_its_own_and_not_its_parents(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    ask()
+    assert bench.recorder.flush(10)
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        bench.spans.clear()
+        ask(InferenceRequest(prompt="child"))
+        bench.recorder.flush(5)
+        os.write(write, ",".join(sorted(span.name for span in bench.spans.get_finished_spans())).encode())
+        os._exit(0)
+    os.close(write)
+    os.waitpid(pid, 0)
+    with os.fdopen(read) as pipe:
+        assert pipe.read() == "decode,prefill,queue,text_completion echo"
