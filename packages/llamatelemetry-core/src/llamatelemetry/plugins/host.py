@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.config import VARIABLES, Settings
 from llamatelemetry.errors import PluginError
@@ -21,6 +21,10 @@ from llamatelemetry.plugins.loader import LoadedPlugin, failed, load
 from llamatelemetry.plugins.offers import OFFERS
 from llamatelemetry.plugins.registry import Registration, Registry
 from llamatelemetry.plugins.report import PluginReport, PluginState
+
+if TYPE_CHECKING:  # Names of higher floors, for the reader and the type checker alone.
+    from llamatelemetry.backends.protocol import Backend
+    from llamatelemetry.inference.sink import SpanEnricher
 
 ECHO_TARGET: Final = "llamatelemetry.backends.echo:EchoBackend"
 """The backend that core brings itself."""
@@ -48,14 +52,14 @@ class Plugins:
         """One report for each installed plugin, by name, as things stand now."""
         return tuple(plugin.report for plugin in self._loaded)
 
-    def resolve_backend(self, name: str) -> type[Any]:
+    def resolve_backend(self, name: str) -> type[Backend]:
         """Imports a backend and returns its class.
 
         Raises:
             UnknownNameError: No plugin registers it; says what is registered and what to install.
             PluginError: It is registered and cannot be imported.
         """
-        registration = self.backends.get(name, self.hint("backend", name))
+        registration = self.backends.get(name, self._hint("backend", name))
         backend = self._resolve(self.backends, registration)
         if not isinstance(backend, type):
             problem = f"backend {name!r} cannot be used: {registration.target} is not a class"
@@ -63,9 +67,9 @@ class Plugins:
             raise PluginError(problem)
         return backend
 
-    def enrichers(self) -> list[Any]:
+    def enrichers(self) -> list[SpanEnricher]:
         """A new instance of each registered ``SpanEnricher``."""
-        instances = []
+        instances: list[SpanEnricher] = []
         for registration in self._enrichers:
             try:
                 instances.append(self._resolve(self._enrichers, registration)())
@@ -104,17 +108,21 @@ class Plugins:
         """Adds the verbs that plugins bring; a name that ``group`` already has stays as it is."""
         self._collect("register_commands", group)
 
-    def hint(self, kind: str, name: str) -> str:
-        """What to do when ``name`` is registered by nothing, or "" when that is not known."""
+    def trouble_with(self, distribution: str) -> str:
+        """Why an installed distribution's plugin is not in full use, and what to do; "" if nothing is known."""
+        for report in self.reports:
+            if report.distribution == distribution and report.state is not PluginState.LOADED:
+                error = (report.error or "").replace("\n", "; ")
+                fix = f". Fix: {report.fix}" if report.fix else ""
+                where = f"Plugin {report.name!r} of {distribution} is installed but not usable"
+                return f"{where} ({report.state}): {error}{fix}"
+        return ""
+
+    def _hint(self, kind: str, name: str) -> str:
         offer = OFFERS.get((kind, name))
         if offer is None:
             return ""
-        for report in self.reports:
-            if report.distribution == offer.distribution and report.state is not PluginState.LOADED:
-                error = (report.error or "").replace("\n", "; ")
-                fix = f". Run: {report.fix}" if report.fix else ""
-                return f"The plugin {report.name!r} brings it and is {report.state}: {error}{fix}"
-        return f"Run: {offer.command}"
+        return self.trouble_with(offer.distribution) or f"Run: {offer.command}"
 
     def _collect(self, hook: str, registry: Registry) -> None:
         for plugin in self._loaded:

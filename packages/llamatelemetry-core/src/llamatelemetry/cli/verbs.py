@@ -1,0 +1,21 @@
+"""The verbs there are, as names and lazy targets."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from llamatelemetry.plugins import Registry
+
+_BUILT_IN: Final = (
+    ("doctor", "llamatelemetry.cli.doctor:doctor", "Say what is installed, what would be used and what is wrong."),
+    ("plugins", "llamatelemetry.cli.plugins:plugins", "List the installed plugins and what became of them."),
+    ("replay", "llamatelemetry.cli.replay:replay", "Send telemetry files to an OTLP/HTTP endpoint."),
+)
+
+
+def built_in_verbs() -> Registry:
+    """A new registry of the verbs that core brings; plugins' verbs are added to it."""
+    verbs = Registry("command")
+    for name, target, summary in _BUILT_IN:
+        verbs.add(name, target, summary=summary)
+    return verbs
