@@ -125,9 +125,13 @@ class LlamaServer:
         """Its last log lines, oldest first; kept after it stopped."""
         return () if self._child is None else self._child.log_tail()
 
-    def exit_reason(self) -> str | None:
-        """Says why it ended by itself; None while it runs, before it started and once it was stopped."""
-        if self._child is None or self.port is None or self.running:
+    def exit_reason(self, wait_s: float = 0.0) -> str | None:
+        """Says why it ended by itself; None while it runs, before it started and once it was stopped.
+
+        Args:
+            wait_s: Seconds to wait for its end: a broken connection is noticed before that.
+        """
+        if self._child is None or self.port is None or not self._child.ended.wait(wait_s):
             return None
         return explain_exit(self._child.returncode, self._child.log_tail(_TAIL_LINES))
 
