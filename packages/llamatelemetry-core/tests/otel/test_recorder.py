@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -132,7 +133,7 @@ def test_one_inference_span_whose_phases_tile_it(make_bench: Callable[..., Bench
         assert spans[name].start_time == edges[-1]
         edges.append(spans[name].end_time)
     assert edges[-1] == root.end_time
-    assert [later - earlier for earlier, later in zip(edges, edges[1:], strict=False)] == [
+    assert [later - earlier for earlier, later in pairwise(edges)] == [
         0,
         1_000_000_000,
         750_000_000,
@@ -313,7 +314,10 @@ def test_content_is_exported_only_where_asked_and_redacted(make_bench: Callable[
 
 @pytest.mark.parametrize(("capture", "on_span", "events"), [("SPAN_ONLY", True, 0), ("EVENT_ONLY", False, 1)])
 def test_each_place_for_content_is_its_own_choice(
-    make_bench: Callable[..., Bench], capture: str, on_span: bool, events: int
+    make_bench: Callable[..., Bench],
+    capture: str,
+    on_span: bool,
+    events: int,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     bench = make_bench(capture_content=capture)
     ask()
