@@ -314,10 +314,7 @@ def test_content_is_exported_only_where_asked_and_redacted(make_bench: Callable[
 
 @pytest.mark.parametrize(("capture", "on_span", "events"), [("SPAN_ONLY", True, 0), ("EVENT_ONLY", False, 1)])
 def test_each_place_for_content_is_its_own_choice(
-    make_bench: Callable[..., Bench],
-    capture: str,
-    on_span: bool,
-    events: int,  # noqa: FBT001 - a parameter of the test
+    make_bench: Callable[..., Bench], capture: str, *, on_span: bool, events: int
 ) -> None:
     bench = make_bench(capture_content=capture)
     ask()
