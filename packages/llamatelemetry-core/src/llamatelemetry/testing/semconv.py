@@ -136,9 +136,9 @@ def _inference_violations(span: EmittedSpan, rows: Sequence[Attribute]) -> list[
     found = _span_violations(span, rows, kinds=("CLIENT", "INTERNAL"))
     values = {row.field: span.attributes[row.name] for row in rows if row.name in span.attributes}
     for row in rows:
-        value = span.attributes.get(row.name, values.get(row.field))
-        if value != values.get(row.field):
-            found.append(f"{_title(span)}: {row.name} is {value!r}, and another profile says {values[row.field]!r}")
+        value, other = span.attributes.get(row.name, values.get(row.field)), values.get(row.field)
+        if value is not other and value != other:
+            found.append(f"{_title(span)}: {row.name} is {value!r}, and another profile says {other!r}")
     if "operation" in values and span.name != spans.span_name(values["operation"], values.get("request_model", "")):
         found.append(f"{_title(span)}: the name is not its operation and model")
     return found
@@ -206,7 +206,8 @@ def _tiling_violations(parent: EmittedSpan, phases: Sequence[EmittedSpan]) -> li
     edge, edge_name = parent.start_ns, "the request starts"
     for span in ordered:
         if span.start_ns != edge:
-            found.append(f"{title}: {span.name} starts {span.start_ns - edge} ns after {edge_name}")
+            side = "after" if span.start_ns > edge else "before"
+            found.append(f"{title}: {span.name} starts {abs(span.start_ns - edge)} ns {side} {edge_name}")
         edge, edge_name = span.end_ns, f"{span.name} ends"
     if edge > parent.end_ns:
         found.append(f"{title}: {names[-1]} ends {edge - parent.end_ns} ns after the request")
