@@ -1,0 +1,198 @@
+"""Writes the reference pages from the code before Sphinx reads them, so that neither can be out of date.
+
+Three sources: the public modules (autodoc does the rest), the settings with their environment
+variables, and the catalogue of everything that can be emitted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+
+from llamatelemetry.config import VARIABLES, Settings
+from llamatelemetry.semconv.catalogue import ALL_PROFILES, AttributeEntry, InstrumentEntry, catalogue
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+MODULES: dict[str, tuple[str, ...]] = {
+    "Using it": (
+        "llamatelemetry.sdk",
+        "llamatelemetry.inference.engine",
+        "llamatelemetry.inference.stream",
+        "llamatelemetry.inference.result",
+        "llamatelemetry.backends.request",
+        "llamatelemetry.config",
+        "llamatelemetry.errors",
+    ),
+    "llama.cpp": (
+        "llamatelemetry.llama.backend",
+        "llamatelemetry.llama.client",
+        "llamatelemetry.llama.replies",
+        "llamatelemetry.llama.server",
+        "llamatelemetry.llama.runtime",
+        "llamatelemetry.llama.gguf",
+    ),
+    "Extending it": (
+        "llamatelemetry.plugins",
+        "llamatelemetry.plugins.hookspecs",
+        "llamatelemetry.backends.protocol",
+        "llamatelemetry.backends.echo",
+        "llamatelemetry.inference.record",
+        "llamatelemetry.inference.sink",
+        "llamatelemetry.clock",
+        "llamatelemetry.semconv.attributes",
+        "llamatelemetry.semconv.catalogue",
+        "llamatelemetry.semconv.facts",
+        "llamatelemetry.testing.contracts",
+        "llamatelemetry.testing.semconv",
+    ),
+}
+
+SPANS = {
+    "inference": "Inference span",
+    "phase": "Phase spans",
+    "server_start": "Server start span",
+}
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Registers with Sphinx."""
+    app.connect("builder-inited", write_pages)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def write_pages(app: Sphinx) -> None:
+    """Writes every generated page; one that did not change keeps its time, so that builds stay incremental."""
+    folder = Path(app.srcdir, "reference", "generated")
+    pages = dict(api_pages()) | {"configuration.md": configuration_page(), "telemetry.md": telemetry_page()}
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in {path.name for path in folder.iterdir()} - set(pages):
+        (folder / stale).unlink()
+    for name, text in pages.items():
+        path = folder / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+def api_pages() -> Iterator[tuple[str, str]]:
+    """Yields file name and text of one page per public module, and of their index."""
+    index = ["# Python API", ""]
+    for title, modules in MODULES.items():
+        index += [f"## {title}", "", "```{toctree}", ":maxdepth: 1", "", *modules, "```", ""]
+        for module in modules:
+            yield f"{module}.rst", f"{module}\n{'=' * len(module)}\n\n.. automodule:: {module}\n   :members:\n"
+    yield "api.md", "\n".join(index)
+
+
+def configuration_page() -> str:
+    """Settings: argument, variable, values, default, meaning."""
+    variables = {variable.field: variable.name for variable in VARIABLES}
+    hints = get_type_hints(Settings)
+    meanings = attribute_docs(Settings)
+    rows = [
+        (
+            f"`{field.name}`",
+            f"`{variables[field.name]}`" if field.name in variables else "",
+            values_of(hints[field.name]),
+            shown_default(field),
+            meanings[field.name],
+        )
+        for field in dataclasses.fields(Settings)
+    ]
+    return page(
+        "Configuration",
+        "An argument of `init()` wins over its environment variable, which wins over the default. A value that "
+        "cannot be used raises `ConfigurationError`, which names the variable, the value and the choices.",
+        table(("Argument", "Variable", "Values", "Default", "Meaning"), rows),
+    )
+
+
+def attribute_docs(documented: type) -> dict[str, str]:
+    """The ``Attributes:`` section of a class docstring: names to text, each on one line."""
+    section = (inspect.getdoc(documented) or "").partition("Attributes:\n")[2].partition("\n\n")[0]
+    entries = re.split(r"^ {4}(?=\w+: )", section, flags=re.MULTILINE)[1:]
+    pairs = (entry.split(": ", 1) for entry in entries)
+    return {name: " ".join(text.split()) for name, text in pairs}
+
+
+def values_of(hint: Any) -> str:
+    """What may be given for a type, in words."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if type(None) in arguments:
+        return values_of(next(part for part in arguments if part is not type(None)))
+    if origin is tuple:
+        return f"list of {values_of(arguments[0])}"
+    if origin is not None and issubclass(_class_of(origin), Mapping):
+        return "`key=value` pairs"
+    if arguments:
+        return ", ".join(f"`{choice}`" for choice in arguments)
+    return {bool: "`true`, `false`", int: "whole number", float: "number", Path: "path", str: "text"}[hint]
+
+
+def _class_of(origin: Any) -> type:
+    return origin if isinstance(origin, type) else object
+
+
+def shown_default(field: dataclasses.Field[Any]) -> str:
+    """A setting's default, as code; empty where there is none."""
+    default = field.default if field.default is not dataclasses.MISSING else None
+    if default is None or default == ():
+        return ""
+    return f"`{','.join(default) if isinstance(default, tuple) else default}`"
+
+
+def telemetry_page() -> str:
+    """Every span attribute and every metric, with the profile that emits it."""
+    entries = list(catalogue())
+    parts = []
+    for span, title in SPANS.items():
+        parts += [f"## {title}"]
+        for profile in (None, *ALL_PROFILES):
+            rows = [
+                attribute_row(entry)
+                for entry in entries
+                if isinstance(entry, AttributeEntry) and (entry.span, entry.profile) == (span, profile)
+            ]
+            if rows:
+                heading = f"Profile `{profile}`" if profile else "With any profile"
+                parts += [f"### {heading} on the {title.lower()}", table(("Attribute", "Type", "When", "Meaning"), rows)]
+    rows = [instrument_row(entry) for entry in entries if isinstance(entry, InstrumentEntry)]
+    parts += ["## Metrics", table(("Metric", "Kind, unit", "Profile", "Buckets", "Meaning"), rows)]
+    return page(
+        "Telemetry",
+        "Everything that can be emitted. Durations are seconds, memory is bytes. A figure nobody measured is left "
+        "out, never sent as zero. `LLAMATELEMETRY_SEMCONV` chooses the profiles.",
+        *parts,
+    )
+
+
+def attribute_row(entry: AttributeEntry) -> tuple[str, ...]:
+    """Cells of one attribute."""
+    row = entry.row
+    kind = f"{row.type}, {row.unit}" if row.unit else row.type
+    when = row.requirement.replace("_", " ") + (f": {row.condition}" if row.condition else "")
+    return (f"`{row.name}`", kind, when, row.brief)
+
+
+def instrument_row(entry: InstrumentEntry) -> tuple[str, ...]:
+    """Cells of one metric."""
+    row = entry.row
+    kind = f"{row.kind.replace('_', ' ')}, {row.unit}" if row.unit else row.kind.replace("_", " ")
+    buckets = " ".join(f"{bound:g}" for bound in row.buckets)
+    return (f"`{row.name}`", kind, f"`{entry.profile}`" if entry.profile else "any", buckets, row.brief)
+
+
+def page(title: str, *parts: str) -> str:
+    """A MyST page."""
+    return "\n\n".join((f"# {title}", *parts)) + "\n"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; bars in cells are escaped."""
+    lines = [header, ["---"] * len(header), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
