@@ -70,6 +70,7 @@ def exit_s(code: str, url: str) -> float:
 
 
 def main() -> None:
+    """Measures and prints."""
     rows = []
     for name, hangs in (("refuses", False), ("hangs", True)):
         with collector(hangs=hangs) as url:

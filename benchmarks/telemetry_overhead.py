@@ -37,6 +37,7 @@ REQUEST = InferenceRequest(messages=[{"role": "user", "content": "word " * TOKEN
 
 
 def recorder_with(sampler: Sampler) -> Recorder:
+    """A recorder whose spans and metrics go nowhere."""
     settings = Settings()
     return Recorder(
         tracer=TracerProvider(sampler=sampler, shutdown_on_exit=False).get_tracer("bench"),
@@ -49,6 +50,7 @@ def recorder_with(sampler: Sampler) -> Recorder:
 
 
 def finished_record() -> FinishedRecord:
+    """The record of a request that ended well."""
     info = EchoBackend().open()
     recorder = EventRecorder(REQUEST, info, streaming=True, queue_depth=0, clock=SYSTEM_CLOCK)
     recorder.dispatched()
@@ -151,6 +153,7 @@ def backend_us() -> float:
 
 
 def main() -> None:
+    """Measures and prints."""
     bare, alone = all_threads_us(None), backend_us()
     report(
         "Telemetry overhead on echo",

@@ -29,6 +29,7 @@ ROUNDS = 3
 
 
 def prompt(number: int) -> list[dict[str, str]]:
+    """Messages that no other request shares."""
     return [{"role": "user", "content": f"Write a short story about the number {number}."}]
 
 
@@ -74,6 +75,7 @@ def engined(engine: InferenceEngine, concurrent: int) -> float:
 
 
 def main() -> None:
+    """Measures and prints."""
     rows = []
     with (
         tempfile.TemporaryDirectory() as folder,
