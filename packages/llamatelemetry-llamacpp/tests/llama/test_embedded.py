@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+import xllamacpp
+
+from llamatelemetry.llama.embedded import READY_PREFIX, configure
+
+
+def options(model_path, **changes):
+    return {
+        "parent_pid": os.getpid(),
+        "model": str(model_path),
+        "alias": "smol",
+        "port": 0,
+        "context_total": 512,
+        "slots": 2,
+        "threads": 1,
+        "gpu_layers": None,
+        **changes,
+    }
+
+
+def start(options) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "llamatelemetry.llama.embedded", json.dumps(options)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+@pytest.fixture
+def child(model_path) -> Iterator[subprocess.Popen[bytes]]:
+    with start(options(model_path)) as process:
+        yield process
+        process.kill()
+
+
+def ready_port(process: subprocess.Popen[bytes]) -> int:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(READY_PREFIX.encode()):
+            return int(json.loads(line[len(READY_PREFIX) :])["port"])
+    raise AssertionError("it ended without a word")
+
+
+def test_options_reach_the_installed_release_of_xllamacpp(model_path):
+    params = xllamacpp.CommonParams()
+    configure(params, options(model_path, port=1234, gpu_layers=7))
+    assert params.model.path == str(model_path)
+    assert params.model_alias == {"smol"}
+    assert (params.port, params.n_ctx, params.n_parallel, params.n_gpu_layers) == (1234, 512, 2, 7)
+    assert params.hostnames == ["127.0.0.1"]
+    assert params.cpuparams.n_threads == 1
+    assert params.cpuparams_batch.n_threads == 1
+    assert params.endpoint_metrics
+    assert params.endpoint_slots
+
+
+def test_gpu_layers_are_left_alone_unless_given(model_path):
+    params = xllamacpp.CommonParams()
+    before = params.n_gpu_layers
+    configure(params, options(model_path))
+    assert params.n_gpu_layers == before
+
+
+def older_params() -> SimpleNamespace:
+    """Settings as an older release spelled them."""
+    return SimpleNamespace(
+        model=SimpleNamespace(path=""),
+        model_alias="",
+        hostname="localhost",
+        port=8080,
+        n_ctx=0,
+        n_parallel=1,
+        cpuparams=SimpleNamespace(n_threads=-1),
+        cpuparams_batch=SimpleNamespace(n_threads=-1),
+        endpoint_metrics=False,
+        endpoint_slots=False,
+    )
+
+
+def test_names_and_shapes_of_an_older_release_are_understood(model_path):
+    params = older_params()
+    configure(params, options(model_path))
+    assert (params.hostname, params.model_alias) == ("127.0.0.1", "smol")
+    assert not hasattr(params, "hostnames")
+
+
+def test_a_setting_that_is_gone_is_named(model_path):
+    params = older_params()
+    del params.n_parallel
+    with pytest.raises(RuntimeError, match="n_parallel"):
+        configure(params, options(model_path))
+
+
+def test_it_says_its_port_once_it_serves(child):
+    port = ready_port(child)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as reply:
+        assert json.load(reply) == {"status": "ok"}
+
+
+def test_it_ends_when_its_stdin_does(child):
+    ready_port(child)
+    child.stdin.close()
+    assert child.wait(timeout=10) == 0
+
+
+def test_it_ends_with_sigterm_and_not_with_sigint(child):
+    ready_port(child)
+    child.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(timeout=0.3)
+    child.terminate()
+    assert child.wait(timeout=10) == -signal.SIGTERM
+
+
+def test_it_ends_while_it_still_loads(child):
+    child.stdin.close()
+    assert child.wait(timeout=10) == 0
+
+
+def test_a_model_it_cannot_load_is_exit_status_1_without_a_traceback(tmp_path):
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(b"not a model")
+    with start(options(path)) as process:
+        assert process.stderr is not None
+        log = process.stderr.read()
+        assert process.wait(timeout=30) == 1
+    assert b"failed to load model" in log
+    assert b"Traceback" not in log
+
+
+def test_importing_it_loads_no_third_party_module():
+    code = (
+        "import sys; before = set(sys.modules); import llamatelemetry.llama.embedded;"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before};"
+        "print(sorted(new - sys.stdlib_module_names))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['llamatelemetry']"
