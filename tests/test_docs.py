@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-EXECUTED = ("README.md", "docs/quickstart.md", "docs/plugins.md")
+EXECUTED = (
+    "README.md",
+    "docs/plugins.md",
+    "docs/quickstart.md",
+    "packages/llamatelemetry-core/README.md",
+    "packages/llamatelemetry-llamacpp/README.md",
+)
 PAGES = sorted(
     str(path.relative_to(ROOT))
     for pattern in ("*.md", "packages/*/README.md", "docs/*.md", "docs/decisions/*.md")
