@@ -54,6 +54,5 @@ def test_every_row_says_what_it_means_and_when_it_must_be_there():
 
 
 def test_content_is_opt_in():
-    content = {"input_messages", "output_messages", "system_instructions", "tool_definitions"}
-    content |= {"input_text", "output_text"}
+    content = {"input_messages", "output_messages", "tool_definitions", "input_text", "output_text"}
     assert {row.field for row in INFERENCE_ROWS if row.requirement == "opt_in"} == content

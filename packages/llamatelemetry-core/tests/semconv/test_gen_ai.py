@@ -26,7 +26,7 @@ def test_the_profile_has_the_names_of_the_design():
         *(f"response.{name}" for name in ("id", "model", "finish_reasons", "time_to_first_chunk")),
         *(f"usage.{name}" for name in ("input_tokens", "output_tokens")),
         *("usage.cache_read.input_tokens", "usage.reasoning.output_tokens"),
-        *("input.messages", "output.messages", "system_instructions", "tool.definitions"),
+        *("input.messages", "output.messages", "tool.definitions"),
     }
 
 

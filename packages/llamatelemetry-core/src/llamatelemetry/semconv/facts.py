@@ -35,8 +35,8 @@ class InferenceFacts:
         server_time_per_output_token_s: Per token after the first, of a request that succeeded.
         openinference_span_kind: OpenInference's own kind, which is not OpenTelemetry's.
         input_messages: Content, as is each field below it: None unless its capture was asked for,
-            and redacted. This one, ``output_messages``, ``system_instructions`` and
-            ``tool_definitions`` are JSON in the GenAI message format.
+            and redacted. This one, ``output_messages`` and ``tool_definitions`` are JSON in the
+            GenAI message format.
         input_text: The prompt as OpenInference shows it.
         output_text: The answer as OpenInference shows it.
     """
@@ -96,7 +96,6 @@ class InferenceFacts:
     openinference_span_kind: str | None = "LLM"
     input_messages: str | None = None
     output_messages: str | None = None
-    system_instructions: str | None = None
     tool_definitions: str | None = None
     input_text: str | None = None
     output_text: str | None = None

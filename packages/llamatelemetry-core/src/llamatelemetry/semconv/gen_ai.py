@@ -8,7 +8,8 @@ is renamed, which no local runtime reports, and ``gen_ai.request.top_k`` turns f
 which we send as int in both, being what users of 1.41 send. The metrics differ more: see
 :mod:`llamatelemetry.semconv.metrics`.
 
-``gen_ai.request.choice.count`` is left out: it is for requests of several answers, and ours has one.
+Two names have nothing to say here: ``gen_ai.request.choice.count`` is for requests of several answers,
+and ``gen_ai.system_instructions`` for those that are given apart from the messages.
 
 Names come from opentelemetry-semantic-conventions. The few that its oldest supported version, 0.59b0,
 does not have yet are written out.
@@ -191,13 +192,6 @@ GEN_AI_NEXT: Final = (
         "string",
         "output_messages",
         "Messages the model answered, as JSON.",
-        requirement="opt_in",
-    ),
-    Attribute(
-        names.GEN_AI_SYSTEM_INSTRUCTIONS,
-        "string",
-        "system_instructions",
-        "System instructions given apart from the messages, as JSON.",
         requirement="opt_in",
     ),
     Attribute(
