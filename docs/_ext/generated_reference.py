@@ -160,7 +160,10 @@ def telemetry_page() -> str:
             ]
             if rows:
                 heading = f"Profile `{profile}`" if profile else "With any profile"
-                parts += [f"### {heading} on the {title.lower()}", table(("Attribute", "Type", "When", "Meaning"), rows)]
+                parts += [
+                    f"### {heading} on the {title.lower()}",
+                    table(("Attribute", "Type", "When", "Meaning"), rows),
+                ]
     rows = [instrument_row(entry) for entry in entries if isinstance(entry, InstrumentEntry)]
     parts += ["## Metrics", table(("Metric", "Kind, unit", "Profile", "Buckets", "Meaning"), rows)]
     return page(
