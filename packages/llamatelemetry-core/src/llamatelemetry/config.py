@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar, get_args
+from typing import Any, Final, Literal, get_args
+from urllib.parse import unquote
 
 from llamatelemetry.errors import ConfigurationError
 
@@ -31,7 +33,6 @@ Sampler = Literal[
 ]
 
 _OTEL_SAMPLER_SPELLINGS: Final = {"traceidratio": "ratio", "parentbased_traceidratio": "parentbased_ratio"}
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,9 +158,7 @@ def _url(text: str) -> str:
 
 
 def _headers(text: str) -> dict[str, str]:
-    # https://opentelemetry.io/docs/specs/otel/protocol/exporter/: W3C Baggage syntax without metadata.
-    from urllib.parse import unquote
-
+    # OpenTelemetry's OTLP exporter specification: W3C Baggage syntax without metadata.
     headers = {}
     for part in _names(text):
         key, equals, value = part.partition("=")
@@ -258,23 +257,33 @@ def _reject_unknown_variables(environ: Mapping[str, str]) -> None:
 
 def _check_argument(name: str, value: Any) -> Any:
     """Reads an argument with its variable's parser, so that both ways in have the same rules."""
-    parsers = {variable.field: variable.parse for variable in VARIABLES}
-    if name == "otlp_headers":
-        return dict(value)
-    if name == "redact_patterns":
-        return tuple(value)
-    if isinstance(value, list | tuple | set | frozenset):
-        value = ",".join(value)
-    if name == "metric_interval_s":
-        return _checked(name, value, _number(0.001), str(value))
-    return _checked(name, value, parsers[name], str(value).lower() if isinstance(value, bool) else str(value))
-
-
-def _checked(name: str, value: Any, parse: Callable[[str], _T], text: str) -> _T:
     try:
-        return parse(text)
-    except ValueError as error:
+        if name in _ARGUMENT_READERS:
+            return _ARGUMENT_READERS[name](value)
+        parse = next(variable.parse for variable in VARIABLES if variable.field == name)
+        if isinstance(value, bool):
+            return parse(str(value).lower())
+        return parse(str(value) if isinstance(value, str | Path | float | int) else ",".join(value))
+    except (ValueError, TypeError) as error:
         raise ConfigurationError(name, value, str(error)) from None
+
+
+def _patterns(value: Iterable[str]) -> tuple[str, ...]:
+    patterns = tuple(value)
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+    return patterns
+
+
+# Settings that have no variable, or whose variable is in other units.
+_ARGUMENT_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "otlp_headers": dict,
+    "redact_patterns": _patterns,
+    "metric_interval_s": lambda value: _number(0.001)(str(value)),
+}
 
 
 def _check_together(settings: Settings) -> None:

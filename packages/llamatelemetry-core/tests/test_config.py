@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llamatelemetry.config import VARIABLES, Settings, resolve_settings
+from llamatelemetry.errors import ConfigurationError
+
+
+def test_without_anything_given_telemetry_goes_to_files() -> None:
+    settings = resolve_settings({}, {})
+    assert settings == Settings()
+    assert settings.traces_exporters == settings.metrics_exporters == settings.logs_exporters == ("file",)
+
+
+def test_an_endpoint_sends_every_signal_there() -> None:
+    settings = resolve_settings({"otlp_endpoint": "http://127.0.0.1:4318/"}, {})
+    assert settings.otlp_endpoint == "http://127.0.0.1:4318"
+    assert settings.traces_exporters == settings.metrics_exporters == settings.logs_exporters == ("otlp",)
+
+
+def test_an_exporter_that_was_chosen_stays_chosen_beside_an_endpoint() -> None:
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", "OTEL_METRICS_EXPORTER": "prometheus"}
+    settings = resolve_settings({}, environ)
+    assert settings.metrics_exporters == ("prometheus",)
+    assert settings.traces_exporters == ("otlp",)
+
+
+def test_arguments_win_over_the_environment_and_it_over_defaults() -> None:
+    environ = {"OTEL_SERVICE_NAME": "from-environment", "LLAMATELEMETRY_SEMCONV": "llm"}
+    settings = resolve_settings({"service_name": "from-argument", "semconv": None}, environ)
+    assert settings.service_name == "from-argument"
+    assert settings.semconv == ("llm",)
+    assert settings.sampler == "parentbased_always_on"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "field", "value"),
+    [
+        ("OTEL_SDK_DISABLED", "true", "disabled", True),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "Api-Key=a%20b, x=1", "otlp_headers", {"api-key": "a b", "x": "1"}),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "5000", "metric_interval_s", 5.0),
+        ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio", "sampler", "parentbased_ratio"),
+        ("OTEL_TRACES_SAMPLER_ARG", "0.25", "sampler_arg", 0.25),
+        ("OTEL_TRACES_EXPORTER", "file, console,file", "traces_exporters", ("file", "console")),
+        ("LLAMATELEMETRY_SEMCONV", "gen_ai,llm,gen_ai", "semconv", ("gen_ai", "llm")),
+        ("LLAMATELEMETRY_DIR", "/somewhere", "telemetry_dir", Path("/somewhere")),
+        ("LLAMATELEMETRY_PLUGINS", "a,b", "plugins", ("a", "b")),
+        ("LLAMATELEMETRY_FILE_MAX_COUNT", "3", "file_max_count", 3),
+    ],
+)
+def test_a_variable_fills_its_setting(name: str, text: str, field: str, value: Any) -> None:
+    assert getattr(resolve_settings({}, {name: text}), field) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("OTEL_TRACES_EXPORTER", "zipkin", "otlp, file, console"),
+        ("OTEL_TRACES_EXPORTER", "none,file", "stands alone"),
+        ("OTEL_TRACES_EXPORTER", "otlp", "needs an endpoint"),
+        ("OTEL_TRACES_EXPORTER", "prometheus", "metrics only"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4317", "http://127.0.0.1:4318"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "http/protobuf, grpc"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "novalue", "key=value"),
+        ("OTEL_EXPORTER_PROMETHEUS_PORT", "70000", "0 to 65535"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "soon", "give a number"),
+        ("OTEL_SDK_DISABLED", "yes", "true or false"),
+        ("OTEL_TRACES_SAMPLER", "sometimes", "always_on"),
+        ("LLAMATELEMETRY_SEMCONV", "genai", "gen_ai, gen_ai_next, llm, openinference"),
+        ("LLAMATELEMETRY_NO_SUCH_THING", "1", "LLAMATELEMETRY_SEMCONV"),
+        ("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "true", "NO_CONTENT"),
+    ],
+)
+def test_a_malformed_variable_is_one_error_that_names_it_its_value_and_the_choices(
+    name: str, text: str, said: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        resolve_settings({}, {name: text})
+    assert said in str(caught.value)
+    assert caught.value.field.upper() in name or caught.value.field.endswith("_exporters")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"no_such_setting": 1}, "no_such_setting"),
+        ({"semconv": ["genai"]}, "semconv"),
+        ({"sampler": "ratio", "sampler_arg": 2.0}, "sampler_arg"),
+        ({"otlp_endpoint": "ftp://x"}, "otlp_endpoint"),
+        ({"prometheus_port": -1}, "prometheus_port"),
+        ({"shutdown_timeout_s": 0}, "shutdown_timeout_s"),
+        ({"redact_patterns": ["("]}, "redact_patterns"),
+    ],
+)
+def test_arguments_follow_the_same_rules_as_variables(arguments: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        resolve_settings(arguments, {})
+    assert caught.value.field == field
+
+
+def test_every_variable_fills_a_setting_that_exists_and_none_is_filled_twice() -> None:
+    fields = {field.name for field in dataclasses.fields(Settings)}
+    filled = [variable.field for variable in VARIABLES]
+    assert set(filled) <= fields
+    assert len(set(filled)) == len(filled)
+
+
+@given(st.sampled_from([variable.name for variable in VARIABLES]), st.text(max_size=40))
+def test_any_text_is_either_understood_or_one_typed_error(name: str, text: str) -> None:
+    try:
+        settings = resolve_settings({}, {name: text})
+    except ConfigurationError as error:
+        assert error.fix
+    else:
+        assert isinstance(settings, Settings)
