@@ -31,8 +31,8 @@ VIOLATIONS = (
     ("floors", "backends/protocol.py", "import llamatelemetry.llama.sse"),
     ("one-room-for-the-sdk", "inference/record.py", "import opentelemetry.sdk.trace"),
     ("one-room-for-pluggy", "config.py", "import pluggy"),
-    ("one-room-for-llama-cpp", "backends/protocol.py", "import xllamacpp"),
-    ("no-training-stack", "llama/sse.py", "import torch"),
+    ("no-model-runtime", "backends/protocol.py", "import torch"),
+    ("no-model-runtime", "llama/embedded.py", "import xllamacpp"),
 )
 
 
