@@ -152,7 +152,7 @@ def _install_and_remove(
     """Installs with pip into an empty environment, lists plugins, uninstalls, and looks for what is left."""
     environment = WORK / "clean"
     uv(session, "venv", "--quiet", "--clear", "--seed", str(environment))
-    pip = (str(environment / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check")
+    pip = (str(environment / "bin" / "python"), "-m", "pip", "-qq", "--disable-pip-version-check")
     pinned = {"PIP_CONSTRAINT": str(constraints), "PIP_BUILD_CONSTRAINT": str(constraints)}
     session.run(*pip, "install", *requirements, external=True, env=pinned)
     session.run(*pip, "check", external=True)
@@ -160,7 +160,8 @@ def _install_and_remove(
     loaded = [plugin["name"] for plugin in json.loads(str(report))["plugins"] if plugin["state"] == "loaded"]
     if loaded != plugins:
         session.error(f"{requirements} loads the plugins {loaded}, not {plugins}")
-    session.run(*pip, "uninstall", "--yes", CORE, *([LLAMACPP] if plugins else []), external=True)
+    # Plugins first: where a folder is shared, pip takes the empty folder away with its last owner's __init__.
+    session.run(*pip, "uninstall", "--yes", *([LLAMACPP] if plugins else []), CORE, external=True)
     (site,) = environment.glob("lib/python*/site-packages")
     left = [str(path.relative_to(site)) for path in site.glob("*llamatelemetry*")]
     if left:
