@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -35,6 +36,20 @@ def _nothing_is_left_behind() -> Iterator[None]:
     for thread in _threads() - threads:
         thread.join(5)  # it may be on its way out
     assert not _threads() - threads, "a test left threads behind"
+
+
+@pytest.fixture
+def wait_gone() -> Callable[[psutil.Process], None]:
+    """Waits until a process that is nobody's child any more has ended, for two seconds at most."""
+
+    def wait(process: psutil.Process) -> None:
+        limit = time.monotonic() + 2
+        # An orphan stays a zombie for as long as the machine's first process likes.
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < limit, "it outlived its parent"
+            time.sleep(0.02)
+
+    return wait
 
 
 @pytest.fixture(scope="session")

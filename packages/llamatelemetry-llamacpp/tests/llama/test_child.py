@@ -51,7 +51,7 @@ def test_an_ignored_sigterm_is_not_passed_on():
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_it_dies_with_its_parent(number):
+def test_it_dies_with_its_parent(number, wait_gone):
     code = (
         "import os, subprocess, sys;"
         "process = subprocess.Popen([*sys.argv[1:], str(os.getpid()), '/bin/sh', '-c', 'echo ready; exec sleep 60'],"
@@ -65,5 +65,4 @@ def test_it_dies_with_its_parent(number):
         child = psutil.Process(int(parent.stdout.readline()))
         parent.send_signal(number)
         parent.wait()
-    child.wait(timeout=2)
-    assert not child.is_running()
+    wait_gone(child)

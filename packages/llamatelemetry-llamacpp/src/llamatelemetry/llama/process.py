@@ -15,8 +15,9 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 LOG_LINES: Final = 200
 """Log lines kept in memory."""
@@ -107,7 +108,7 @@ class ChildProcess:
     def _run(self) -> None:
         with contextlib.ExitStack() as files:
             try:
-                log = None if self._log_path is None else files.enter_context(self._log_path.open("ab"))
+                log = None if self._log_path is None else files.enter_context(self._log_path.open("ab", buffering=0))
                 process = subprocess.Popen(
                     self.command,
                     env=self._environ,
@@ -129,7 +130,7 @@ class ChildProcess:
             self._reap(process)
         self.ended.set()
 
-    def _read(self, process: subprocess.Popen[bytes], log: BinaryIO | None) -> None:
+    def _read(self, process: subprocess.Popen[bytes], log: FileIO | None) -> None:
         output = process.stdout
         if output is None:
             return
@@ -149,7 +150,6 @@ class ChildProcess:
                 # A full disk costs the file its end, never the server.
                 with contextlib.suppress(OSError):
                     log.write(chunk)
-                    log.flush()
             *whole, rest = (rest + chunk).split(b"\n")
             for line in whole:
                 self._note(line)
