@@ -160,10 +160,10 @@ def _install_and_remove(
     loaded = [plugin["name"] for plugin in json.loads(str(report))["plugins"] if plugin["state"] == "loaded"]
     if loaded != plugins:
         session.error(f"{requirements} loads the plugins {loaded}, not {plugins}")
-    # Plugins first: where a folder is shared, pip takes the empty folder away with its last owner's __init__.
-    session.run(*pip, "uninstall", "--yes", *([LLAMACPP] if plugins else []), CORE, external=True)
-    (site,) = environment.glob("lib/python*/site-packages")
-    left = [str(path.relative_to(site)) for path in site.glob("*llamatelemetry*")]
+    session.run(*pip, "uninstall", "--yes", CORE, *([LLAMACPP] if plugins else []), external=True)
+    # Files, because pip leaves the empty folder of a namespace that two distributions shared.
+    files = [str(path.relative_to(environment)) for path in environment.rglob("*") if path.is_file()]
+    left = [name for name in files if "llamatelemetry" in name]
     if left:
         session.error(f"{requirements} leaves {left} behind")
 
