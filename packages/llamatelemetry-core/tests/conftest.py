@@ -57,17 +57,22 @@ class Shelf:
 
     def run(self, *command: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Runs Python with the shelf on its path and no settings but ``env``."""
+        with self.start(*command, env=env) as process:
+            stdout, stderr = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+    def start(self, *command: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        """As :meth:`run`, without waiting."""
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith(("LLAMATELEMETRY_", "OTEL_"))
         }
-        return subprocess.run(
+        return subprocess.Popen(
             [sys.executable, *command],
             env={**inherited, "PYTHONPATH": str(self.folder), "COLUMNS": "100", **(env or {})},
             cwd=self.folder,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
-            check=False,
         )
 
     def llamatelemetry(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -83,17 +83,19 @@ def _packed(items: Iterable[Text], options: ConsoleOptions) -> Iterator[Text]:
 
 
 def format_duration(nanoseconds: int) -> str:
-    """A duration in three or four digits, for example ``412 ms``.
+    """A duration in three digits, for example ``412 ms``.
 
     Args:
         nanoseconds: The duration.
     """
     milliseconds = nanoseconds / 1e6
-    if milliseconds < 10:
+    if milliseconds < 9.995:  # The limits are where rounding would add a digit.
         return f"{milliseconds:.2f} ms"
-    if milliseconds < 1_000:
+    if milliseconds < 99.95:
+        return f"{milliseconds:.1f} ms"
+    if milliseconds < 999.5:
         return f"{milliseconds:.0f} ms"
-    if milliseconds < 100_000:
+    if milliseconds < 99_995:
         return f"{milliseconds / 1e3:.2f} s"
     return f"{milliseconds / 1e3:.0f} s"
 

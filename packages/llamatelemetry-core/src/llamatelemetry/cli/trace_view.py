@@ -126,14 +126,12 @@ class _Drawing:
         return name
 
     def _draw(self, span: TraceSpan) -> str:
-        """A bar from the span's start to its end, to half a cell, never shorter than that."""
+        """A bar from the span's start to its end, to half a cell; spans that tile do so here too."""
         halves = 2 * self._bar
         if halves < 2:
             return ""
-        first = _clamp((span.start_time or 0) - self._start, self._length) * halves // self._length
-        last = -(-_clamp((span.end_time or 0) - self._start, self._length) * halves // self._length)
-        first = min(first, halves - 1)
-        last = max(last, first + 1)
+        first = min(self._half(span.start_time or 0), halves - 1)
+        last = max(self._half(span.end_time or 0), first + 1)
         both, left, right = "=--" if self._ascii else "━╸╺"
         cells = []
         for cell in range(self._bar):
@@ -141,9 +139,10 @@ class _Drawing:
             cells.append(both if on_left and on_right else left if on_left else right if on_right else " ")
         return "".join(cells).rstrip()
 
-
-def _clamp(value: int, most: int) -> int:
-    return min(max(value, 0), most)
+    def _half(self, moment: int) -> int:
+        """The half cell that a moment is nearest to."""
+        offset = min(max(moment - self._start, 0), self._length)
+        return (2 * offset * 2 * self._bar + self._length) // (2 * self._length)
 
 
 def _duration(span: TraceSpan) -> str:

@@ -1,0 +1,185 @@
+"""``llamatelemetry doctor`` in a good environment and in bad ones."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+# What the llama.cpp plugin finds depends on the machine's CPU; its own tests judge that.
+ALONE = {"LLAMATELEMETRY_DISABLED_PLUGINS": "llamacpp"}
+
+
+def examined(shelf: Any, env: dict[str, str], code: int) -> dict[str, Any]:
+    done = shelf.llamatelemetry("doctor", "--json", env={**ALONE, **env})
+    assert (done.returncode, done.stderr) == (code, "")
+    said: dict[str, Any] = json.loads(done.stdout)
+    assert said["ok"] is (code == 0)
+    return said | {"checks": {check["name"]: check for check in said["checks"]}}
+
+
+@pytest.fixture
+def listener() -> Iterator[int]:
+    """The port of something that accepts connections."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def dead_port() -> int:
+    """A port that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+def test_a_good_environment_is_fine_and_nothing_is_made(shelf: Any) -> None:
+    said = examined(shelf, {}, 0)
+    assert (said["errors"], said["warnings"]) == (0, 0)
+    checks = said["checks"]
+    assert {"python", "llamatelemetry-core", "llamatelemetry-llamacpp", "OTel SDK", "[grpc]", "[prometheus]"} <= {
+        *checks
+    }
+    assert checks["traces"]["detail"] == "file"
+    assert checks["telemetry folder"]["detail"] == f"{shelf.folder}/llamatelemetry-data, will be made"
+    assert checks["sampler"]["detail"] == "parentbased_always_on"
+    assert checks["semconv"]["detail"] == "gen_ai, llm"
+    assert list(shelf.folder.iterdir()) == []
+
+
+def test_every_bad_variable_is_an_error_with_the_choices_and_the_rest_is_still_shown(shelf: Any) -> None:
+    env = {
+        "OTEL_TRACES_SAMPLER": "sometimes",
+        "LLAMATELEMETRY_FILE_MAX_COUNT": "many",
+        "LLAMATELEMETRY_SERVICE": "chat",
+        "OTEL_SERVICE_NAME": "chat",
+    }
+    said = examined(shelf, env, 1)
+    assert said["errors"] == 3
+    assert said["checks"]["OTEL_TRACES_SAMPLER"]["state"] == "error"
+    assert "'sometimes'" in said["checks"]["OTEL_TRACES_SAMPLER"]["detail"]
+    assert said["checks"]["OTEL_TRACES_SAMPLER"]["fix"].startswith("choose one of always_on")
+    assert said["checks"]["LLAMATELEMETRY_FILE_MAX_COUNT"]["fix"] == "give a whole number from 1 to 1000000"
+    assert "no such variable" in said["checks"]["LLAMATELEMETRY_SERVICE"]["fix"]
+    assert said["checks"]["service name"]["detail"] == "chat"
+
+
+def test_variables_that_contradict_each_other_are_an_error(shelf: Any) -> None:
+    said = examined(shelf, {"OTEL_TRACES_EXPORTER": "otlp"}, 1)
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in said["checks"]["traces_exporters"]["fix"]
+
+
+def test_an_endpoint_that_answers_is_fine(shelf: Any, listener: int) -> None:
+    endpoint = f"http://127.0.0.1:{listener}"
+    said = examined(shelf, {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}, 0)
+    assert said["checks"]["OTLP endpoint"]["detail"] == f"{endpoint} answers"
+    assert said["checks"]["traces"]["detail"] == "otlp"
+    assert "telemetry folder" not in said["checks"]
+
+
+def test_an_endpoint_that_is_down_is_an_error_with_a_way_out(shelf: Any, dead_port: int) -> None:
+    said = examined(shelf, {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{dead_port}"}, 1)
+    check = said["checks"]["OTLP endpoint"]
+    assert check["state"] == "error"
+    assert "Connection refused" in check["detail"]
+    assert "unset OTEL_EXPORTER_OTLP_ENDPOINT" in check["fix"]
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:port", "http://[::1", "http://127.0.0.1:99999"])
+def test_an_endpoint_that_is_no_url_is_an_error(shelf: Any, endpoint: str) -> None:
+    said = examined(shelf, {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}, 1)
+    assert f"{endpoint} is not a URL" in said["checks"]["OTLP endpoint"]["detail"]
+
+
+def test_a_telemetry_folder_that_is_a_file_is_an_error(shelf: Any) -> None:
+    (shelf.folder / "data").write_text("")
+    said = examined(shelf, {"LLAMATELEMETRY_DIR": "data/telemetry"}, 1)
+    assert said["checks"]["telemetry folder"]["detail"] == f"{shelf.folder}/data is a file"
+
+
+def test_a_scrape_port_that_is_taken_is_an_error(shelf: Any, listener: int) -> None:
+    env = {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT": str(listener)}
+    said = examined(shelf, env, 1)
+    assert "Address already in use" in said["checks"]["scrape endpoint"]["detail"]
+    assert said["checks"]["prometheus"]["state"] == "ok"
+
+
+def test_a_disabled_sdk_is_a_warning_and_no_error(shelf: Any) -> None:
+    said = examined(shelf, {"OTEL_SDK_DISABLED": "true"}, 0)
+    assert said["warnings"] == 1
+    assert said["checks"]["telemetry"]["state"] == "warning"
+
+
+def test_a_broken_plugin_is_an_error_and_a_disabled_one_is_not(shelf: Any) -> None:
+    shelf.plant("torn", "raise ValueError('torn apart')")
+    said = examined(shelf, {}, 1)
+    assert "torn apart" in said["checks"]["torn"]["detail"]
+    said = examined(shelf, {"LLAMATELEMETRY_DISABLED_PLUGINS": "torn,llamacpp"}, 0)
+    assert "disabled" in said["checks"]["torn"]["detail"]
+
+
+def test_hooks_that_init_would_call_are_tried(shelf: Any) -> None:
+    shelf.plant(
+        "late",
+        """
+        from llamatelemetry.plugins import hookimpl
+
+        @hookimpl
+        def configure(settings):
+            raise OSError("no route")
+
+        @hookimpl
+        def detect_resource(settings):
+            raise OSError("no route")
+        """,
+    )
+    detail = examined(shelf, {}, 1)["checks"]["late"]["detail"]
+    assert "hook configure raised OSError: no route" in detail
+    assert "hook detect_resource raised OSError: no route" in detail
+
+
+def test_a_listed_plugin_that_does_not_exist_is_a_warning(shelf: Any) -> None:
+    said = examined(shelf, {"LLAMATELEMETRY_DISABLED_PLUGINS": "llamacpp,lamacpp"}, 0)
+    check = said["checks"]["LLAMATELEMETRY_DISABLED_PLUGINS"]
+    assert (check["state"], check["detail"]) == ("warning", "no plugin is named 'lamacpp'; installed: llamacpp")
+
+
+def test_checks_of_plugins_have_their_own_section_and_count(shelf: Any) -> None:
+    shelf.plant(
+        "look",
+        """
+        from llamatelemetry.plugins import hookimpl
+
+        @hookimpl
+        def register_checks(registry):
+            registry.add("lamps", "look_plugin_targets:lamps")
+        """,
+        targets="""
+        from llamatelemetry.plugins import Check, CheckState
+
+        def lamps():
+            return [Check(name="lamp", state=CheckState.ERROR, detail="dark", fix="light it")]
+        """,
+    )
+    lamp = examined(shelf, {}, 1)["checks"]["lamp"]
+    assert lamp == {"section": "lamps", "name": "lamp", "state": "error", "detail": "dark", "fix": "light it"}
+    text = shelf.llamatelemetry("doctor", env=ALONE).stdout
+    assert [line.rstrip() for line in text.splitlines()][-5:] == [
+        "lamps",
+        "  ✗  lamp  dark",
+        "           fix: light it",
+        "",
+        "1 error, 0 warnings.",
+    ]
+
+
+@pytest.mark.parametrize("env", [{"COLUMNS": "60"}, {"COLUMNS": "60", "PYTHONIOENCODING": "ascii"}])
+def test_sixty_columns_are_enough(shelf: Any, env: dict[str, str]) -> None:
+    done = shelf.llamatelemetry("doctor", env={**ALONE, **env})
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 60
+    assert done.stdout.endswith("Everything is fine.\n")
+    assert "\x1b" not in done.stdout
