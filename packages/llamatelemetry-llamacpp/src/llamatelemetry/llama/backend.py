@@ -6,7 +6,6 @@ already runs and is only used.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from llamatelemetry.errors import (
 from llamatelemetry.llama.answers import read_chat, read_completion
 from llamatelemetry.llama.bodies import chat_body, completion_body
 from llamatelemetry.llama.client import LlamaClient
-from llamatelemetry.llama.gguf import GgufFile, read_gguf
+from llamatelemetry.llama.gguf import GgufFile, read_gguf, sha256_of
 from llamatelemetry.llama.model_files import model_name
 from llamatelemetry.llama.replies import Props
 from llamatelemetry.llama.runtime import Runtime
@@ -207,7 +206,7 @@ class LlamaCppBackend:
             parameters=self._parameters(client) if gguf is None else gguf.parameters,
             context_length=props.context_length,
             kv_bytes_per_token=None if gguf is None else gguf.kv_bytes_per_token,
-            sha256=_sha256(path) if self._wants_sha256 and path is not None else None,
+            sha256=sha256_of(path) if self._wants_sha256 and path is not None else None,
         )
 
     def _name(self, props: Props) -> str:
@@ -243,8 +242,3 @@ class LlamaCppBackend:
             if reason is None:
                 raise
             raise StreamInterruptedError(f"the llama.cpp server ended: {reason}") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
