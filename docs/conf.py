@@ -32,4 +32,5 @@ napoleon_numpy_docstring = False
 
 # The build needs no network, so names of other projects have nothing to point at. Ours all must.
 _OTHERS = ("click", "numpy", "opentelemetry", "pluggy", "pytest", "requests", "rich", *sys.stdlib_module_names)
-nitpick_ignore_regex = [(r"py:.*", rf"({'|'.join(_OTHERS)})(\..*)?")]
+# Sphinx writes pathlib.Path as Path.
+nitpick_ignore_regex = [(r"py:.*", rf"({'|'.join(_OTHERS)})(\..*)?"), (r"py:class", "Path")]

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import pydoc
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
+from sphinx.util.nodes import make_refnode
+
 from llamatelemetry.config import VARIABLES, Settings
 from llamatelemetry.semconv.catalogue import ALL_PROFILES, AttributeEntry, InstrumentEntry, catalogue
 
 if TYPE_CHECKING:
+    from sphinx.addnodes import pending_xref
     from sphinx.application import Sphinx
+    from sphinx.environment import BuildEnvironment
 
 MODULES: dict[str, tuple[str, ...]] = {
     "Using it": (
@@ -36,6 +41,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.llama.server",
         "llamatelemetry.llama.runtime",
         "llamatelemetry.llama.gguf",
+        "llamatelemetry.llama.model_files",
     ),
     "Extending it": (
         "llamatelemetry.plugins",
@@ -48,6 +54,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.semconv.attributes",
         "llamatelemetry.semconv.catalogue",
         "llamatelemetry.semconv.facts",
+        "llamatelemetry.semconv.metrics",
         "llamatelemetry.testing.contracts",
         "llamatelemetry.testing.semconv",
     ),
@@ -63,6 +70,8 @@ SPANS = {
 def setup(app: Sphinx) -> dict[str, bool]:
     """Registers with Sphinx."""
     app.connect("builder-inited", write_pages)
+    app.connect("autodoc-process-docstring", keep_colons, priority=400)
+    app.connect("missing-reference", resolve_short_name)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -77,6 +86,34 @@ def write_pages(app: Sphinx) -> None:
         path = folder / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
+
+
+def keep_colons(_app: Sphinx, what: str, _name: str, _obj: object, _options: object, lines: list[str]) -> None:
+    """Keeps napoleon from taking a constant's "Slots: one each." for a type and its text: it reads the first line."""
+    if what in {"attribute", "data"}:
+        lines.insert(0, "")
+
+
+def resolve_short_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: Any) -> Any:
+    """Finds what a docstring names without its module, or by the module that re-exports it.
+
+    Docstrings are read in editors first, so they say ``InferenceResult`` and not where it lives.
+    """
+    target = node.get("reftarget", "")
+    if node.get("refdomain") != "py" or not target:
+        return None
+    last = target.rpartition(".")[2]
+    known = env.domains.python_domain.objects
+    found = [name for name in known if name.endswith(f".{last}") and target in {last, _exported_as(target, name)}]
+    if len(found) != 1:
+        return None
+    entry = known[found[0]]
+    return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, text, found[0])
+
+
+def _exported_as(target: str, name: str) -> str:
+    """The target itself if it is the object of that name under another name; else nothing."""
+    return target if pydoc.locate(target) is pydoc.locate(name) is not None else ""
 
 
 def api_pages() -> Iterator[tuple[str, str]]:

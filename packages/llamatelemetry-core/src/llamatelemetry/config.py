@@ -209,6 +209,7 @@ VARIABLES: Final[tuple[Variable, ...]] = (
     Variable("LLAMATELEMETRY_DISABLED_PLUGINS", "disabled_plugins", _names),
     Variable("LLAMATELEMETRY_SHUTDOWN_TIMEOUT", "shutdown_timeout_s", _number(0.1, 60)),
 )
+"""Every environment variable that is read, and the setting it fills."""
 
 _SIGNALS: Final = ("traces_exporters", "metrics_exporters", "logs_exporters")
 
