@@ -89,7 +89,7 @@ def test_a_plugin_without_the_marker_is_told_so(shelf: Any) -> None:
     shelf.plant("unmarked", "def register_backends(registry): ...")
     report = shelf.plugins()["reports"]["unmarked"]
     assert report["state"] == "failed"
-    assert "mark its functions with llamatelemetry.plugins.hookimpl" in report["error"]
+    assert "no function marked with llamatelemetry.plugins.hookimpl" in report["error"]
 
 
 def test_a_hook_with_an_argument_that_does_not_exist_is_failed(shelf: Any) -> None:
@@ -244,9 +244,10 @@ def test_of_two_backends_with_one_name_the_first_plugin_by_name_has_it(shelf: An
 
 def test_of_two_distributions_with_one_plugin_name_the_first_is_used_and_the_second_reported(shelf: Any) -> None:
     shelf.plant("good", distribution="good-twin")
-    done = shelf.ask("answer = [[report.distribution, report.state, report.error] for report in plugins.reports]")
-    mine = [report for report in done if report[0].startswith("good-")]
-    assert mine == [
+    code = "answer = [[item.distribution, item.state, item.error] for item in plugins.reports if item.name == 'good']"
+    assert shelf.ask(code) == [
         ["good-plugin", "loaded", None],
         ["good-twin", "failed", "good-plugin has a plugin of the same name, which is used"],
     ]
+    disabled = shelf.ask(code, {"LLAMATELEMETRY_DISABLED_PLUGINS": "good"})
+    assert [state for _, state, _ in disabled] == ["disabled", "disabled"]

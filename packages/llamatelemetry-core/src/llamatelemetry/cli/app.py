@@ -46,10 +46,19 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted. A verb may return its own.
     """
-    as_json = "--json" in arguments
+    try:
+        code = _run(arguments, as_json="--json" in arguments)
+        sys.stdout.flush()  # A closed pipe is noticed here, and not while the interpreter exits.
+    except BrokenPipeError:
+        # The reader left, as `head` does. What is still buffered must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    return code
+
+
+def _run(arguments: Sequence[str], *, as_json: bool) -> int:
     try:
         outcome = command_line().main(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
-        sys.stdout.flush()  # A closed pipe is noticed here, and not while the interpreter exits.
     except LlamatelemetryError as error:
         _say(error.error_type, str(error), as_json=as_json)
         return FAILED
@@ -61,10 +70,6 @@ def run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except click.Abort:
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader left, as `head` does. What is still buffered must not be tried again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
     return outcome if isinstance(outcome, int) else 0
 
 

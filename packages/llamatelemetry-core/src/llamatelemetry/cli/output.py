@@ -12,10 +12,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
-from rich.console import Console
+
+if TYPE_CHECKING:  # rich takes longer to import than `--help` takes otherwise.
+    from rich.console import Console
 
 _Verb = TypeVar("_Verb", bound=Callable[..., Any])
 
@@ -46,12 +48,16 @@ def console() -> Console:
 
     A pipe has no width. rich would take 80 columns and break commands that are there to be copied.
     """
+    from rich.console import Console
+
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
     return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def progress_console() -> Console:
     """Standard error, for progress and remarks."""
+    from rich.console import Console
+
     return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 

@@ -17,7 +17,7 @@ from llamatelemetry.plugins.check import Check, CheckState
 from llamatelemetry.plugins.discovery import find_candidates
 from llamatelemetry.plugins.faults import ANY_FAULT, describe
 from llamatelemetry.plugins.hookspecs import ResourceValue
-from llamatelemetry.plugins.loader import LoadedPlugin, failed, load
+from llamatelemetry.plugins.loader import LoadedPlugin, load
 from llamatelemetry.plugins.offers import OFFERS
 from llamatelemetry.plugins.registry import Registration, Registry
 from llamatelemetry.plugins.report import PluginReport, PluginState
@@ -72,9 +72,11 @@ class Plugins:
         instances: list[SpanEnricher] = []
         for registration in self._enrichers:
             try:
-                instances.append(self._resolve(self._enrichers, registration)())
+                enricher = self._resolve(self._enrichers, registration)
             except PluginError:
                 continue  # Already in the report.
+            try:
+                instances.append(enricher())
             except ANY_FAULT as error:
                 self._fail(registration.plugin, f"enricher {registration.name!r} raised {describe(error)}")
         return instances
@@ -156,7 +158,7 @@ class Plugins:
 
     def _fail(self, name: str, problem: str) -> None:
         for plugin in self._loaded:
-            if plugin.report.name == name and plugin.report.hooks:
+            if plugin.report.name == name and plugin.report.hooks:  # A namesake that was not used has none.
                 plugin.fail(problem)
 
 
@@ -182,21 +184,12 @@ def load_plugins(settings: Settings | None = None) -> Plugins:
 
 
 def _load_all(settings: Settings) -> list[LoadedPlugin]:
-    loaded: dict[str, LoadedPlugin] = {}
-    twins: list[LoadedPlugin] = []
+    loaded: list[LoadedPlugin] = []
+    owners: dict[str, str] = {}
     for candidate in find_candidates():
-        first = loaded.get(candidate.name)
-        if first is None:
-            loaded[candidate.name] = load(candidate, settings)
-            continue
-        report = PluginReport(
-            name=candidate.name,
-            distribution=candidate.distribution,
-            version=candidate.version,
-            state=PluginState.FAILED,
-        )
-        twins.append(failed(report, f"{first.report.distribution} has a plugin of the same name, which is used"))
-    return sorted([*loaded.values(), *twins], key=lambda plugin: plugin.report.name)
+        owner = owners.setdefault(candidate.name, candidate.distribution)
+        loaded.append(load(candidate, settings, owner=owner))
+    return loaded
 
 
 def _lists_of_environment() -> Settings:

@@ -19,7 +19,7 @@ from llamatelemetry.plugins import hookspecs
 from llamatelemetry.plugins.discovery import Candidate
 from llamatelemetry.plugins.faults import ANY_FAULT, describe
 from llamatelemetry.plugins.report import PluginReport, PluginState
-from llamatelemetry.plugins.requirements import find_obstacle
+from llamatelemetry.plugins.requirements import Obstacle, find_obstacle
 
 _logger: Final = logging.getLogger("llamatelemetry.plugins")
 
@@ -48,7 +48,7 @@ class LoadedPlugin:
             return None
         return results
 
-    def fail(self, problem: str, fix: str | None = None) -> None:
+    def fail(self, problem: str) -> None:
         """Adds a problem to the report, once, and logs it."""
         with self._lock:
             known = (self.report.error or "").splitlines()
@@ -58,55 +58,64 @@ class LoadedPlugin:
                 self.report,
                 state=PluginState.FAILED,
                 error="\n".join([*known, problem]),
-                fix=self.report.fix or fix or _ways_out(self.report),
+                fix=_ways_out(self.report),
             )
         _warn(self.report, problem)
 
 
-def load(candidate: Candidate, settings: Settings) -> LoadedPlugin:
-    """Loads one plugin as far as the lists, its metadata and its code allow. Never raises."""
+def load(candidate: Candidate, settings: Settings, *, owner: str) -> LoadedPlugin:
+    """Loads one plugin as far as the lists, its metadata and its code allow. Never raises.
+
+    Args:
+        candidate: The plugin.
+        settings: Whose allow and deny lists count.
+        owner: The distribution whose plugin of this name is used.
+    """
     report = PluginReport(
         name=candidate.name,
         distribution=candidate.distribution,
         version=candidate.version,
         state=PluginState.LOADED,
     )
-    kept_out = _kept_out(candidate.name, settings)
-    if kept_out:
-        return LoadedPlugin(replace(report, state=PluginState.DISABLED, error=kept_out))
-    if candidate.entry_point is None:
-        return failed(report, candidate.problem or "it has no entry point")
-    obstacle = find_obstacle(candidate.distribution, candidate.requires)
+    obstacle = _find_obstacle(candidate, settings, owner)
     if obstacle is not None:
-        _warn(report, obstacle.error)
+        if obstacle.state is not PluginState.DISABLED:
+            _warn(report, obstacle.error)
         return LoadedPlugin(replace(report, state=obstacle.state, error=obstacle.error, fix=obstacle.fix))
+    if candidate.entry_point is None:
+        return _failed(report, candidate.problem or "it has no entry point")
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
-    known = set(vars(manager.hook))
+    known = ", ".join(sorted(vars(manager.hook)))
     try:
         module = candidate.entry_point.load()
         manager.register(module, name=candidate.name)
     except pluggy.PluginValidationError as error:
-        return failed(report, f"a hook has the wrong signature: {describe(error)}")
+        return _failed(report, f"a hook has the wrong signature: {describe(error)}")
     except ANY_FAULT as error:
-        return failed(report, f"import of {candidate.entry_point.value} raised {describe(error)}")
+        return _failed(report, f"import of {candidate.entry_point.value} raised {describe(error)}")
     callers = manager.get_hookcallers(module) or []
-    plugin = LoadedPlugin(
-        replace(report, hooks=tuple(sorted(caller.name for caller in callers if caller.has_spec()))), manager
-    )
+    hooks = tuple(sorted(caller.name for caller in callers if caller.has_spec()))
+    plugin = LoadedPlugin(replace(report, hooks=hooks), manager)
     for caller in callers:
         if not caller.has_spec() and not all(impl.optionalhook for impl in caller.get_hookimpls()):
-            plugin.fail(f"there is no hook {caller.name}; hooks are {', '.join(sorted(known))}")
+            plugin.fail(f"there is no hook {caller.name}; hooks are {known}")
     if not callers:
-        plugin.fail(
-            "it implements no hook: mark its functions with llamatelemetry.plugins.hookimpl; "
-            f"hooks are {', '.join(sorted(known))}"
-        )
+        plugin.fail(f"it has no function marked with llamatelemetry.plugins.hookimpl; hooks are {known}")
     return plugin
 
 
-def failed(report: PluginReport, problem: str) -> LoadedPlugin:
-    """A plugin that did not get as far as having hooks."""
+def _find_obstacle(candidate: Candidate, settings: Settings, owner: str) -> Obstacle | None:
+    kept_out = _kept_out(candidate.name, settings)
+    if kept_out:
+        return Obstacle(state=PluginState.DISABLED, error=kept_out)
+    if owner != candidate.distribution:
+        error = f"{owner} has a plugin of the same name, which is used"
+        return Obstacle(state=PluginState.FAILED, error=error, fix=f"pip uninstall {candidate.distribution}")
+    return find_obstacle(candidate.distribution, candidate.requires)
+
+
+def _failed(report: PluginReport, problem: str) -> LoadedPlugin:
     plugin = LoadedPlugin(report)
     plugin.fail(problem)
     return plugin

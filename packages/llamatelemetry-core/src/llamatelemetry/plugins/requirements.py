@@ -26,7 +26,7 @@ class Obstacle:
 
     state: PluginState
     error: str
-    fix: str
+    fix: str | None = None
 
 
 def find_obstacle(distribution: str, requires: tuple[str, ...]) -> Obstacle | None:
