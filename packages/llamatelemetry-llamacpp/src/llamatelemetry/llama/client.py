@@ -112,24 +112,30 @@ class LlamaClient:
         """The models it can run."""
         return ModelsReply.from_json(self._json("GET", "/v1/models"))
 
-    def slots(self) -> tuple[SlotState, ...]:
+    def slots(self, timeout_s: float | None = None) -> tuple[SlotState, ...]:
         """Its slots. Never poll faster than every 2 s: it competes with the generation.
+
+        Args:
+            timeout_s: Longest silence, in seconds; None is the client's own.
 
         Raises:
             NotSupportedError: The server runs without ``--slots``.
         """
-        reply = self._json("GET", "/slots")
+        reply = self._json("GET", "/slots", timeout_s=timeout_s)
         if not isinstance(reply, list):
             raise BackendProtocolError(f"{self.address} sent slots that are not a list")
         return tuple(map(SlotState.from_json, reply))
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, timeout_s: float | None = None) -> dict[str, float]:
         """Its Prometheus figures by name. Its gauges of speed start anew with every call.
+
+        Args:
+            timeout_s: Longest silence, in seconds; None is the client's own.
 
         Raises:
             NotSupportedError: The server runs without ``--metrics``.
         """
-        return parse_metrics(self._request("GET", "/metrics").decode(errors="replace"))
+        return parse_metrics(self._request("GET", "/metrics", timeout_s=timeout_s).decode(errors="replace"))
 
     def tokenize(self, content: str, *, add_special: bool = False, parse_special: bool = True) -> tuple[int, ...]:
         """Tokens of a text.
