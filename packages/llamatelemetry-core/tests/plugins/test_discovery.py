@@ -26,6 +26,7 @@ def test_a_plugin_whose_metadata_cannot_be_read_is_reported_with_its_place(shelf
     assert reports["unreadable"]["state"] == "failed"
     assert str(shelf.folder) in reports["unreadable"]["distribution"]
     assert reports["unreadable"]["error"].startswith("its metadata cannot be read: ")
+    assert reports["unreadable"]["fix"] == "reinstall or remove that distribution"
 
 
 def test_of_two_copies_of_a_distribution_the_first_on_the_path_counts(shelf: Any, tmp_path: Any) -> None:

@@ -30,8 +30,8 @@ from llamatelemetry.plugins.registry import Registry
 PROJECT: Final = "llamatelemetry"
 """Name of the pluggy project and of the entry-point group."""
 
-hookspec = pluggy.HookspecMarker(PROJECT)
-hookimpl = pluggy.HookimplMarker(PROJECT)
+hookspec: Final = pluggy.HookspecMarker(PROJECT)
+hookimpl: Final = pluggy.HookimplMarker(PROJECT)
 """Marks a function of a plugin as the implementation of the hook of the same name."""
 
 ResourceValue = str | bool | int | float

@@ -39,7 +39,7 @@ class Plugins:
 
     def __init__(self, loaded: Iterable[LoadedPlugin]) -> None:
         self._loaded = tuple(loaded)
-        self.backends = Registry("backend")
+        self.backends: Registry = Registry("backend")
         self.backends.add("echo", ECHO_TARGET, summary="Repeats the prompt; needs no model.")
         self._enrichers = Registry("enricher")
         self._checks = Registry("check")

@@ -58,7 +58,7 @@ class LoadedPlugin:
                 self.report,
                 state=PluginState.FAILED,
                 error="\n".join([*known, problem]),
-                fix=_ways_out(self.report),
+                fix=self.report.fix or _ways_out(self.report),
             )
         _warn(self.report, problem)
 
@@ -83,7 +83,7 @@ def load(candidate: Candidate, settings: Settings, *, owner: str) -> LoadedPlugi
             _warn(report, obstacle.error)
         return LoadedPlugin(replace(report, state=obstacle.state, error=obstacle.error, fix=obstacle.fix))
     if candidate.entry_point is None:
-        return _failed(report, candidate.problem or "it has no entry point")
+        return _failed(replace(report, fix="reinstall or remove that distribution"), str(candidate.problem))
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     known = ", ".join(sorted(vars(manager.hook)))
