@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MODULES: dict[str, tuple[str, ...]] = {
     "Using it": (
         "llamatelemetry.sdk",
+        "llamatelemetry.otel.delivery",
         "llamatelemetry.inference.engine",
         "llamatelemetry.inference.stream",
         "llamatelemetry.inference.result",
@@ -41,6 +42,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.llama.server",
         "llamatelemetry.llama.runtime",
         "llamatelemetry.llama.gguf",
+        "llamatelemetry.llama.metrics",
         "llamatelemetry.llama.model_files",
     ),
     "Extending it": (
@@ -89,9 +91,12 @@ def write_pages(app: Sphinx) -> None:
 
 
 def keep_colons(_app: Sphinx, what: str, _name: str, _obj: object, _options: object, lines: list[str]) -> None:
-    """Keeps napoleon from taking a constant's "Slots: one each." for a type and its text: it reads the first line."""
+    """Keeps napoleon from taking "Slots: one each." above a constant for a type and its text.
+
+    It looks for that in the first line only, so the first line becomes a comment.
+    """
     if what in {"attribute", "data"}:
-        lines.insert(0, "")
+        lines[:0] = ["..", ""]
 
 
 def resolve_short_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: Any) -> Any:

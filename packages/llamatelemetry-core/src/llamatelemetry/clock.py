@@ -40,7 +40,7 @@ class ManualClock:
     def __init__(self, start_ns: int = 1_700_000_000_000_000_000) -> None:
         self._now_ns = start_ns
         self._lock = threading.Lock()
-        self.clock = Clock(monotonic_ns=self.now_ns, time_ns=self.now_ns, sleep=self.advance)
+        self.clock: Clock = Clock(monotonic_ns=self.now_ns, time_ns=self.now_ns, sleep=self.advance)
 
     def now_ns(self) -> int:
         """Current time in nanoseconds."""

@@ -18,10 +18,20 @@ from urllib.parse import unquote
 from llamatelemetry.errors import ConfigurationError
 
 Exporter = Literal["otlp", "file", "console", "prometheus", "none"]
+"""Where a signal can go."""
+
 Protocol = Literal["http/protobuf", "grpc"]
+"""How OTLP is spoken."""
+
 Profile = Literal["gen_ai", "gen_ai_next", "llm", "openinference"]
+"""A set of names that a record can be emitted in."""
+
 CaptureContent = Literal["NO_CONTENT", "SPAN_ONLY", "EVENT_ONLY", "SPAN_AND_EVENT"]
+"""Whether prompts and answers are exported, and on what."""
+
 Redaction = Literal["mask", "hash", "off"]
+"""What replaces a secret."""
+
 Sampler = Literal[
     "always_on",
     "always_off",
@@ -31,6 +41,7 @@ Sampler = Literal[
     "parentbased_ratio",
     "keep_slow_and_errors",
 ]
+"""Which traces are kept."""
 
 _OTEL_SAMPLER_SPELLINGS: Final = {"traceidratio": "ratio", "parentbased_traceidratio": "parentbased_ratio"}
 

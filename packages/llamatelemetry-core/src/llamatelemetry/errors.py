@@ -202,7 +202,7 @@ class ModelFileError(LlamatelemetryError):
     """
 
     def __init__(self, path: object, reason: str) -> None:
-        self.path = str(path)
+        self.path: str = str(path)
         super().__init__(f"{path}: {reason}")
 
 

@@ -86,10 +86,10 @@ class Job:
     __slots__ = ("_deltas", "_reasoning", "_text", "cancel", "cancel_reason", "future", "recorder", "trace")
 
     def __init__(self, recorder: EventRecorder, trace: RequestTrace, deltas: DeltaSink | None) -> None:
-        self.recorder = recorder
-        self.trace = trace
-        self.cancel = CancelToken()
-        self.future = InferenceFuture(self.cancel, trace.trace_id)
+        self.recorder: EventRecorder = recorder
+        self.trace: RequestTrace = trace
+        self.cancel: CancelToken = CancelToken()
+        self.future: InferenceFuture = InferenceFuture(self.cancel, trace.trace_id)
         self.cancel_reason: LlamatelemetryError | None = None
         self._deltas = deltas
         self._text: list[str] = []

@@ -90,7 +90,7 @@ class EventRecorder:
         self._anchor_ns = clock.time_ns() - submitted
         self._dispatched: int | None = None
         self._tokens: array[int] = array("q")
-        self.opening = Opening(
+        self.opening: Opening = Opening(
             request=request,
             model=model,
             streaming=streaming,

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -39,8 +39,8 @@ class DeltaQueue:
 
     def __init__(self) -> None:
         queue: SimpleQueue[TokenDelta | None] = SimpleQueue()
-        self.put = queue.put
-        self.get = queue.get
+        self.put: Callable[[TokenDelta | None], None] = queue.put
+        self.get: Callable[[], TokenDelta | None] = queue.get
 
     def end(self) -> None:
         """Says that no delta follows."""
@@ -114,7 +114,7 @@ class LoopDeltas:
         self._loop = loop
         self._items: deque[TokenDelta | None] = deque()
         self._woken = False
-        self.arrived = asyncio.Event()
+        self.arrived: asyncio.Event = asyncio.Event()
 
     def put(self, delta: TokenDelta | None) -> None:
         """Adds a delta; called from the worker's thread."""

@@ -111,7 +111,7 @@ class CourierMetricReader(MetricReader):
     ) -> None:
         super().__init__(**preferences)
         self._shutdown_timeout_s = shutdown_timeout_s
-        self.courier = Courier(
+        self.courier: Courier[MetricsData] = Courier(
             signal="metrics",
             exporter=exporter,
             sender=sender,

@@ -45,7 +45,7 @@ class Relays(Generic[_P, _R]):
     """
 
     def __init__(self, provider: _P, make: Callable[[str, str | None, str | None, Attributes], _R]) -> None:
-        self.provider = provider
+        self.provider: _P = provider
         self._make = make
         self._relays: dict[tuple[str, str | None, str | None, str], _R] = {}
         self._lock = threading.RLock()

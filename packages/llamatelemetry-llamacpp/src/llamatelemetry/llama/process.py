@@ -47,8 +47,8 @@ class ChildProcess:
         log_file: Path | None = None,
         on_line: Callable[[str], bool] = lambda _line: False,
     ) -> None:
-        self.command = tuple(command)
-        self.ended = threading.Event()
+        self.command: tuple[str, ...] = tuple(command)
+        self.ended: threading.Event = threading.Event()
         """Set once the child is gone and reaped."""
         self._environ = environ
         self._log_path = log_file

@@ -35,6 +35,7 @@ DEFAULT_CONTEXT: Final = 4096
 StartProgress = Callable[[float, str], None]
 """Told, while a server starts, the seconds since it was asked to and its latest log line."""
 
+_MAX_PORT: Final = 65535
 _PORT_ATTEMPTS: Final = 3
 _POLL_S: Final = 0.05
 _HEALTH_TIMEOUT_S: Final = 2.0
@@ -84,8 +85,10 @@ class LlamaServer:
         for field, value in (("slots", slots), ("context_length", context_length), ("threads", threads)):
             if value is not None and value < 1:
                 raise InvalidValueError(field, value, "give a whole number of at least 1")
-        self.model = Path(model)
-        self.name = model_name(model)
+        if port is not None and not 1 <= port <= _MAX_PORT:
+            raise InvalidValueError("port", port, f"give a number from 1 to {_MAX_PORT}, or none for a free port")
+        self.model: Path = Path(model)
+        self.name: str = model_name(model)
         self.slots = slots
         self.cold_start_s: float | None = None
         self.gguf: GgufFile | None = None
@@ -101,7 +104,7 @@ class LlamaServer:
         self._on_progress = on_progress
         self._clock = clock
         self._child: ChildProcess | None = None
-        self._lock = threading.RLock()
+        self._starting = threading.Lock()
 
     @property
     def url(self) -> str:
@@ -144,7 +147,7 @@ class LlamaServer:
             InvalidValueError: The runtime cannot honour an option.
             BackendStartError: It ended, or was not ready in time; carries its last log lines.
         """
-        with self._lock:
+        with self._starting:
             if self.running:
                 return self
             begun_ns = self._clock.monotonic_ns()
@@ -163,11 +166,10 @@ class LlamaServer:
         return self
 
     def stop(self) -> None:
-        """Stops it and returns when the process is gone; idempotent."""
-        with self._lock:
-            if self._child is not None:
-                self._child.stop(_STOP_GRACE_S)
-            self.port = None
+        """Stops it and returns when the process is gone; idempotent, and ends a start that still goes on."""
+        if self._child is not None:
+            self._child.stop(_STOP_GRACE_S)
+        self.port = None
 
     def __enter__(self) -> Self:
         return self.start()

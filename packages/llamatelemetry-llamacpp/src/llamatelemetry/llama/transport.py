@@ -32,9 +32,9 @@ class Wire:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
-        self.was_cut = False
+        self.was_cut: bool = False
         """True from the first :meth:`cut` on."""
-        self.reused = False
+        self.reused: bool = False
         """True if the connection had served another request before this one."""
 
     def attach(self, connected: socket.socket, *, reused: bool) -> None:
