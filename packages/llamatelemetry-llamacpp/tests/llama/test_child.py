@@ -8,9 +8,10 @@ import sys
 import psutil
 import pytest
 
+from llamatelemetry.llama import child as module
 from llamatelemetry.llama.child import EXEC_FAILED
 
-CHILD = [sys.executable, "-P", "-m", "llamatelemetry.llama.child"]
+CHILD = [sys.executable, "-I", "-S", module.__file__]
 
 
 def run_child(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llamatelemetry.errors import InvalidValueError
-from llamatelemetry.llama.child import EXEC_FAILED
+from llamatelemetry.llama import child
 from llamatelemetry.llama.launch import LaunchOptions, explain_exit, launch_command, launch_environment
 from llamatelemetry.llama.runtime import Runtime
 
@@ -34,7 +34,7 @@ def test_an_executable_is_told_everything_by_flags_and_tied_to_this_process():
     command = launch_command(BINARY, options(gpu_layers=9, extra_args=("--flash-attn", "on")), 8081)
     start = command.index("/opt/llama-server")
     assert command[start - 1] == str(os.getpid())
-    assert command[start - 2] == "llamatelemetry.llama.child"
+    assert command[start - 2] == child.__file__
     flags = command[start + 1 :]
     assert flags[-2:] == ["--flash-attn", "on"]
     told = dict(zip(flags[0::2], flags[1::2], strict=False))
@@ -85,7 +85,7 @@ def test_the_child_imports_from_where_we_do(monkeypatch):
         (-signal.SIGKILL, (), "memory"),
         (-signal.SIGSEGV, (), "SIGSEGV"),
         (-250, (), "signal 250"),
-        (EXEC_FAILED, ("x cannot be executed: Exec format error",), "LLAMA_SERVER_BIN"),
+        (child.EXEC_FAILED, ("x cannot be executed: Exec format error",), "LLAMA_SERVER_BIN"),
         (1, ("ImportError: libgomp.so.1: cannot open shared object file",), "apt-get install libgomp1"),
         (1, ("ModuleNotFoundError: No module named 'xllamacpp'",), "pip install"),
         (1, ("failed to load model",), "status 1"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from llamatelemetry.llama import child as tie
 from llamatelemetry.llama.process import LINE_BYTES, LOG_LINES, ChildProcess
 
 
@@ -151,7 +152,7 @@ def test_the_end_of_a_wrapper_script_is_noticed_though_its_child_keeps_the_outpu
 
 
 def test_it_outlives_the_thread_that_asked_for_it():
-    child = ChildProcess([sys.executable, "-P", "-m", "llamatelemetry.llama.child", str(os.getpid()), "/bin/cat"])
+    child = ChildProcess([sys.executable, "-I", "-S", tie.__file__, str(os.getpid()), "/bin/cat"])
     thread = threading.Thread(target=child.start)
     thread.start()
     thread.join()

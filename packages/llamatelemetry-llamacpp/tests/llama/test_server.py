@@ -156,6 +156,28 @@ def test_numbers_below_one_are_refused(model_path, field):
         LlamaServer(model_path, **{field: 0})
 
 
+@pytest.mark.parametrize("port", [-1, 0, 65536])
+def test_what_is_no_port_is_refused(model_path, port):
+    with pytest.raises(InvalidValueError, match="port"):
+        LlamaServer(model_path, port=port)
+
+
+def test_a_stop_from_another_thread_ends_a_start(model_path, tmp_path):
+    runtime = program(tmp_path / "llama-server", "#!/bin/sh\necho loading weights\nexec sleep 60\n")
+    stopping: list[threading.Thread] = []
+
+    def stop_once(_elapsed_s: float, line: str) -> None:
+        if line and not stopping:
+            stopping.append(threading.Thread(target=server.stop))
+            stopping[0].start()
+
+    server = small(model_path, runtime=runtime, on_progress=stop_once)
+    with pytest.raises(BackendStartError, match="SIGTERM"):
+        server.start()
+    stopping[0].join(20)
+    assert not server.running
+
+
 def test_a_running_server_is_not_ours_to_start(model_path):
     url = Runtime(kind="url", location="http://127.0.0.1:1", origin="server_url")
     with pytest.raises(InvalidValueError, match="runtime"):

@@ -166,12 +166,13 @@ class LlamaCppBackend:
             self.server.stop()
 
     def _open(self) -> ModelInfo:
-        if self.server is None:
-            client = self._client = LlamaClient(self._url or "", api_key=self._api_key)
+        url = (self._url or "") if self.server is None else self.server.start().url
+        client = self._client = LlamaClient(url, api_key=self._api_key)
+        try:
             self._wait_until_ready(client)
-        else:
-            client = self._client = LlamaClient(self.server.start().url)
-        return self._describe(client)
+            return self._describe(client)
+        except BackendConnectionError as error:
+            raise BackendStartError(f"{error}; start llama-server, or check server_url") from error
 
     def _opened(self) -> LlamaClient:
         if self._client is None:
@@ -180,16 +181,13 @@ class LlamaCppBackend:
 
     def _wait_until_ready(self, client: LlamaClient) -> None:
         deadline = time.monotonic() + self._startup_timeout_s
-        try:
-            while not (health := client.health()).ready:
-                if time.monotonic() > deadline:
-                    raise BackendStartError(
-                        f"the server at {client.address} is still not ready after {self._startup_timeout_s:g} s: "
-                        f"{health.status}; allow more with startup_timeout_s"
-                    )
-                time.sleep(_READY_POLL_S)
-        except BackendConnectionError as error:
-            raise BackendStartError(f"{error}; start llama-server, or check server_url") from error
+        while not (health := client.health()).ready:
+            if time.monotonic() > deadline:
+                raise BackendStartError(
+                    f"the server at {client.address} is still not ready after {self._startup_timeout_s:g} s: "
+                    f"{health.status}; allow more with startup_timeout_s"
+                )
+            time.sleep(_READY_POLL_S)
 
     def _describe(self, client: LlamaClient) -> ModelInfo:
         props = client.props()

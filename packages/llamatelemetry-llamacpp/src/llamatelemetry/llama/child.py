@@ -1,8 +1,8 @@
 """Ties a child process to its parent, so that no model server outlives the application.
 
 A ``llama-server`` binary knows nothing of its parent. It is started as
-``python -m llamatelemetry.llama.child PARENT_PID BINARY ARGUMENTS...``: this module asks the kernel
-for the tie and then becomes the binary, which keeps it. Only the standard library is imported.
+``python child.py PARENT_PID BINARY ARGUMENTS...``: this module asks the kernel for the tie and then
+becomes the binary, which keeps it. It runs as a plain file, so it imports the standard library alone.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from llamatelemetry.errors import InvalidValueError
-from llamatelemetry.llama.child import EXEC_FAILED
+from llamatelemetry.llama import child
 from llamatelemetry.llama.cpu import X86_FEATURES
 from llamatelemetry.llama.runtime import INSTALL_COMMAND, Runtime
 
@@ -27,7 +27,7 @@ _LOG_CLUES: Final = {
 }
 
 _EXITS: Final = {
-    EXEC_FAILED: "the executable cannot be run on this machine: check LLAMA_SERVER_BIN",
+    child.EXEC_FAILED: "the executable cannot be run on this machine: check LLAMA_SERVER_BIN",
     -signal.SIGILL: (
         f"it hit an instruction this CPU lacks (SIGILL); the embedded runtime needs {', '.join(X86_FEATURES)}: "
         "build llama-server on this machine and give its path in LLAMA_SERVER_BIN"
@@ -73,10 +73,9 @@ def launch_command(runtime: Runtime, options: LaunchOptions, port: int) -> list[
     Raises:
         InvalidValueError: ``extra_args`` are given and there is no executable to take them.
     """
-    # -P: a json.py in the current folder must not stand in for the standard library's.
-    python = [sys.executable, "-P", "-m"]
     if runtime.kind == "binary":
-        tied = [*python, "llamatelemetry.llama.child", str(os.getpid())]
+        # -I -S: nothing but the standard library, and nothing that our environment would add to it.
+        tied = [sys.executable, "-I", "-S", child.__file__, str(os.getpid())]
         return [*tied, runtime.location, *_flags(options, port), *options.extra_args]
     if options.extra_args:
         raise InvalidValueError(
@@ -94,7 +93,8 @@ def launch_command(runtime: Runtime, options: LaunchOptions, port: int) -> list[
         "threads": options.threads,
         "gpu_layers": options.gpu_layers,
     }
-    return [*python, "llamatelemetry.llama.embedded", json.dumps(described)]
+    # -P: a json.py in the current folder must not stand in for the standard library's.
+    return [sys.executable, "-P", "-m", "llamatelemetry.llama.embedded", json.dumps(described)]
 
 
 def launch_environment() -> dict[str, str]:
