@@ -45,11 +45,6 @@ class Answer(Protocol):
         """Output tokens a second."""
         ...
 
-    @property
-    def duration_ms(self) -> float | None:
-        """The whole request, in milliseconds."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class Figures:
@@ -66,7 +61,6 @@ class Figures:
             ("tokens in", _count(answer.input_tokens, unknown)),
             ("out", _count(answer.output_tokens, unknown)),
             ("cached", _count(answer.cached_tokens, unknown)),
-            ("total", _milliseconds(answer.duration_ms, unknown)),
         )
         yield from _packed([Text.assemble((f"{label} ", "dim"), (figure, "bold")) for label, figure in pairs], options)
 
