@@ -33,7 +33,7 @@ class LoadedPlugin:
     """
 
     def __init__(self, report: PluginReport, manager: pluggy.PluginManager | None = None) -> None:
-        self.report = report
+        self.report: PluginReport = report
         self._manager = manager
         self._lock = threading.Lock()
 
