@@ -46,8 +46,8 @@ def verbs(shelf: Any) -> Any:
 
         @click.command()
         def waits():
-            click.echo("ready")
             try:
+                click.echo("ready")
                 time.sleep(60)
             finally:
                 click.echo("cleaned up")
