@@ -23,6 +23,7 @@ from llamatelemetry.config import (
     Settings,
     resolve_settings,
 )
+from llamatelemetry.inference import live
 from llamatelemetry.inference.sink import SpanEnricher
 from llamatelemetry.otel.delivery import ShutdownReport
 from llamatelemetry.otel.runtime import Telemetry
@@ -217,6 +218,8 @@ def _spread(exporters: Exporter | Sequence[Exporter] | None) -> dict[str, Sequen
 
 
 def _at_exit() -> None:
+    # Engines first: what they cancel still has spans to end.
+    live.close_all()
     shutdown()
 
 

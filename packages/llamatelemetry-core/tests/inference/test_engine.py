@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,7 @@ from llamatelemetry.errors import (
 from llamatelemetry.inference.engine import InferenceEngine
 from llamatelemetry.inference.record import FinishedRecord, Opening
 from llamatelemetry.inference.sink import install_sink
+from llamatelemetry.testing.emitted import spans_from_otlp_json
 
 SLOW = EchoScript(tokens=["tick "] * 10_000, per_token_s=0.01)
 
@@ -405,3 +407,18 @@ def test_ctrl_c_ends_a_running_request_and_leaves_no_thread_waiting() -> None:
         os.kill(process.pid, signal.SIGINT)
         assert process.stdout.read() == "interrupted 1\n"
         assert process.wait(30) == 0
+
+
+def test_spans_of_requests_cut_off_by_interpreter_exit_are_ended_and_written(tmp_path: Path) -> None:
+    run_python(f"""
+        import llamatelemetry as lt
+        from llamatelemetry.backends.echo import EchoBackend, EchoScript
+        lt.init(telemetry_dir={str(tmp_path)!r})
+        engine = lt.InferenceEngine(EchoBackend(EchoScript(tokens=["x"] * 10**6, per_token_s=0.01), slots=1))
+        stream = engine.stream(lt.InferenceRequest(prompt="x"))
+        next(stream)
+        waiting = engine.submit(lt.InferenceRequest(prompt="x"))
+    """)
+    lines = [line for path in tmp_path.iterdir() for line in path.read_text().splitlines()]
+    spans = [span for span in spans_from_otlp_json(lines) if span.name == "text_completion echo"]
+    assert [span.attributes["gen_ai.response.finish_reasons"] for span in spans] == [("cancelled",)] * 2

@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from llamatelemetry.backends.protocol import Backend, ModelInfo
 from llamatelemetry.backends.request import InferenceRequest
@@ -26,6 +26,9 @@ from llamatelemetry.inference.record import EventRecorder
 from llamatelemetry.inference.result import InferenceResult
 from llamatelemetry.inference.sink import current_sink
 from llamatelemetry.inference.stream import AsyncInferenceStream, DeltaQueue, InferenceStream, LoopDeltas
+
+_CANCEL_GRACE_S: Final = 2.0
+"""A cancelled request that a backend does not let go of is left to its daemon thread after this."""
 
 
 class InferenceEngine:
@@ -121,7 +124,6 @@ class InferenceEngine:
         """
         if self._pid != os.getpid():
             return
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -135,9 +137,9 @@ class InferenceEngine:
         for job in running:
             job.cancel_reason = EngineClosedError("the engine was closed while the request ran")
             job.cancel.cancel()
+        limit = time.monotonic() + _CANCEL_GRACE_S
         for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join(None if deadline is None else max(1.0, deadline - time.monotonic()))
+            thread.join(max(0.0, limit - time.monotonic()))
         self._backend.close()
         live.discard(self)
 

@@ -33,12 +33,10 @@ class LiveEngine(Protocol):
         """A snapshot."""
         ...
 
-    def close(self, *, drain: bool = True, timeout_s: float | None = None) -> None:
+    def close(self, *, drain: bool = True) -> None:
         """Ends the engine."""
         ...
 
-
-_EXIT_TIMEOUT_S = 1.0
 
 _engines: weakref.WeakSet[LiveEngine] = weakref.WeakSet()
 _lock = threading.Lock()
@@ -63,13 +61,13 @@ def stats() -> tuple[EngineStats, ...]:
     return tuple(engine.stats() for engine in engines)
 
 
-def close_all(timeout_s: float) -> None:
+def close_all() -> None:
     """Cancels what runs and closes every engine: the first thing interpreter exit does."""
     with _lock:
         engines = list(_engines)
     for engine in engines:
-        engine.close(drain=False, timeout_s=timeout_s)
+        engine.close(drain=False)
 
 
 # Exit must not wait for answers nobody will read, nor leave a model server behind.
-atexit.register(close_all, _EXIT_TIMEOUT_S)
+atexit.register(close_all)

@@ -122,6 +122,16 @@ class RotatingFile:
                 _logger.info("removed %s: %s keeps %d files of %s", path, self._folder, self._max_count, self._signal)
 
 
+def files_of_process(folder: Path, pid: int) -> list[Path]:
+    """The telemetry files that a process has written, oldest first.
+
+    Args:
+        folder: Where the files lie.
+        pid: The process.
+    """
+    return _oldest_first(folder.glob(f"*-{pid}-*{SUFFIX}"))
+
+
 def _oldest_first(paths: Iterable[Path]) -> list[Path]:
     aged = []
     for path in paths:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from llamatelemetry.inference.engine import InferenceEngine
 from llamatelemetry.inference.result import InferenceResult
 from llamatelemetry.llama.model_files import demo_model, model_name
 from llamatelemetry.otel.capture import SpanCapture
+from llamatelemetry.otel.rotation import files_of_process
 
 DEMO_PROMPT: Final = "What is the capital of France? Answer in one short sentence."
 
@@ -128,7 +130,7 @@ def _answer(options: dict[str, Any], request: InferenceRequest, *, as_json: bool
         sdk.flush()
         if as_json:
             figures = {name: getattr(result, name) for name in _JSON_FIELDS}
-            folder = settings.telemetry_dir.absolute() if "file" in settings.traces_exporters else None
+            folder = settings.telemetry_dir if "file" in settings.traces_exporters else None
             print_json({**figures, "telemetry_dir": None if folder is None else str(folder)})
         else:
             _show(result, capture, settings)
@@ -168,14 +170,15 @@ def _show(result: InferenceResult, capture: SpanCapture, settings: Settings) -> 
     if settings.otlp_endpoint is not None and "otlp" in settings.traces_exporters:
         out.print(f"Telemetry was sent to {settings.otlp_endpoint}")
     if "file" in settings.traces_exporters:
-        folder = _shown(settings.telemetry_dir)
-        out.print(f"Telemetry is in {folder}")
-        out.print(f"Send it on:  llamatelemetry replay {folder} --to http://127.0.0.1:4318")
+        out.print("Telemetry is in")
+        for path in files_of_process(settings.telemetry_dir, os.getpid()):
+            out.print(f"  {_shown(path)}")
+        out.print(f"Send it on:  llamatelemetry replay {_shown(settings.telemetry_dir)} --to http://127.0.0.1:4318")
 
 
 def _shown(path: Path) -> str:
     """The path as a person in this folder would write it."""
     try:
-        return str(path.absolute().relative_to(Path.cwd()))
+        return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
