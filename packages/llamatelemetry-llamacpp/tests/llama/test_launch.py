@@ -83,6 +83,7 @@ def test_the_child_imports_from_where_we_do(monkeypatch):
     [
         (-signal.SIGILL, (), "avx2"),
         (-signal.SIGKILL, (), "memory"),
+        (-signal.SIGTERM, (), "something else"),
         (-signal.SIGSEGV, (), "SIGSEGV"),
         (-250, (), "signal 250"),
         (child.EXEC_FAILED, ("x cannot be executed: Exec format error",), "LLAMA_SERVER_BIN"),

@@ -142,6 +142,13 @@ def test_its_whole_log_goes_to_a_file(model_path, tmp_path):
     assert "model loaded" in path.read_text()
 
 
+def test_a_log_file_that_cannot_be_written_is_a_failed_start(model_path, tmp_path):
+    server = small(model_path, log_file=tmp_path / "no" / "such" / "folder")
+    with pytest.raises(BackendStartError, match="folder"):
+        server.start()
+    assert not server.running
+
+
 def test_a_server_that_nobody_holds_any_more_is_stopped(model_path):
     server = small(model_path).start()
     process = psutil.Process(server.pid)
@@ -289,7 +296,8 @@ def test_a_free_port_that_was_lost_in_between_is_found_anew(model_path, tmp_path
 
 
 def test_a_port_that_is_lost_every_time_is_an_error(model_path, tmp_path):
-    runtime = program(tmp_path / "llama-server", "#!/bin/sh\necho couldn\\'t bind HTTP server socket\nexit 1\n")
+    text = "#!/bin/sh\necho couldn\\'t bind HTTP server socket, hostname: 127.0.0.1, port: 1\nexit 1\n"
+    runtime = program(tmp_path / "llama-server", text)
     with pytest.raises(BackendStartError, match="bind"):
         small(model_path, runtime=runtime).start()
 

@@ -28,6 +28,7 @@ _LOG_CLUES: Final = {
 
 _EXITS: Final = {
     child.EXEC_FAILED: "the executable cannot be run on this machine: check LLAMA_SERVER_BIN",
+    -signal.SIGTERM: "it was told to end (SIGTERM) by something else",
     -signal.SIGILL: (
         f"it hit an instruction this CPU lacks (SIGILL); the embedded runtime needs {', '.join(X86_FEATURES)}: "
         "build llama-server on this machine and give its path in LLAMA_SERVER_BIN"

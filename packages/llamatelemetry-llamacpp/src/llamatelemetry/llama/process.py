@@ -85,15 +85,16 @@ class ChildProcess:
 
     def log_tail(self, lines: int = LOG_LINES) -> tuple[str, ...]:
         """The last lines it logged, oldest first."""
-        return tuple(list(self._lines)[-lines:])
+        return tuple(self._lines.copy())[-lines:]
 
     def stop(self, grace_s: float) -> None:
         """Ends it: SIGTERM, then SIGKILL after ``grace_s`` seconds. Idempotent; returns when it is gone.
 
         In a fork of the process that started it this does nothing: the child is not the fork's to end.
         """
-        if self._process is None or os.getpid() != self._owner_pid:
+        if self._thread.ident is None or os.getpid() != self._owner_pid:
             return
+        self._started.wait()
         self._signal(signal.SIGTERM)
         if not self.ended.wait(grace_s):
             self._signal(signal.SIGKILL)
@@ -122,6 +123,7 @@ class ChildProcess:
                 )
             except OSError as error:
                 self._start_error = error
+                self.ended.set()
                 self._started.set()
                 return
             self._process = process

@@ -37,6 +37,8 @@ StartProgress = Callable[[float, str], None]
 
 _MAX_PORT: Final = 65535
 _PORT_ATTEMPTS: Final = 3
+# llama.cpp, tools/server/server-http.cpp: "couldn't bind HTTP server socket, hostname: ..., port: ..."
+_PORT_LOST: Final = "couldn't bind HTTP server socket"
 _POLL_S: Final = 0.05
 _HEALTH_TIMEOUT_S: Final = 2.0
 _STOP_GRACE_S: Final = 5.0
@@ -199,20 +201,20 @@ class LlamaServer:
                 log_file=self._log_file,
                 on_line=listening.take,
             )
+            self._child = child
+            # Collected or at exit without stop(): the process goes all the same.
+            weakref.finalize(self, child.stop, _STOP_GRACE_S)
             try:
                 child.start()
             except OSError as error:
                 raise BackendStartError(f"{runtime.location} could not be started: {error}") from error
-            self._child = child
-            # Collected or at exit without stop(): the process goes all the same.
-            weakref.finalize(self, child.stop, _STOP_GRACE_S)
             self._wait_until_ready(child, listening, begun_ns)
             if not child.ended.is_set():
                 self.port = listening.port
                 return
             tail = child.log_tail(_TAIL_LINES)
             # Between our finding a free port and its binding it, somebody else may take it.
-            lost_the_port = self._wanted_port is None and any("bind" in line for line in tail)
+            lost_the_port = self._wanted_port is None and any(_PORT_LOST in line for line in tail)
             if not lost_the_port or attempt == _PORT_ATTEMPTS:
                 raise BackendStartError(
                     f"the llama.cpp server for {self.model.name} did not start: {explain_exit(child.returncode, tail)}",
