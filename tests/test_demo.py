@@ -91,7 +91,7 @@ def test_the_file_holds_that_trace_and_its_phases_tile_the_inference_span(demo: 
 
 def test_the_file_holds_the_metrics_with_the_conventions_buckets(demo: dict[str, Any]) -> None:
     metrics = {metric.name: metric for metric in metrics_from_otlp_json(lines_of(demo))}
-    assert violations_of_metrics(metrics.values()) == []
+    assert violations_of_metrics(list(metrics.values())) == []
     first_token = metrics["gen_ai.server.time_to_first_token"]
     assert first_token.unit == "s"
     assert first_token.points[0].bounds[:4] == (0.001, 0.005, 0.01, 0.02)
