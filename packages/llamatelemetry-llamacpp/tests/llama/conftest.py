@@ -12,8 +12,7 @@ import pytest
 Script = Callable[[socket.socket], None]
 
 
-def read_request(connection: socket.socket) -> bytes:
-    """One HTTP request, body included; empty if the client hung up."""
+def _read_request(connection: socket.socket) -> bytes:
     received = b""
     while b"\r\n\r\n" not in received:
         piece = connection.recv(65536)
@@ -27,6 +26,12 @@ def read_request(connection: socket.socket) -> bytes:
     while len(body) < length:
         body += connection.recv(65536)
     return head + b"\r\n\r\n" + body
+
+
+@pytest.fixture
+def read_request() -> Callable[[socket.socket], bytes]:
+    """Reads one HTTP request, body included; empty if the client hung up."""
+    return _read_request
 
 
 @pytest.fixture
@@ -66,7 +71,7 @@ def answering(scripted) -> Callable[..., str]:
 
     def start(*pieces: bytes) -> str:
         def script(connection: socket.socket) -> None:
-            if read_request(connection):
+            if _read_request(connection):
                 for piece in pieces:
                     connection.sendall(piece)
 

@@ -10,6 +10,7 @@ lone CR are not accepted (no JSON text contains one), nor are field names the fo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from llamatelemetry.errors import BackendProtocolError, StreamInterruptedError
@@ -37,15 +38,17 @@ class SseParser:
         self._data: list[bytes] = []
         self._data_bytes = 0
 
-    def feed(self, piece: bytes) -> list[str]:
-        """Takes the next bytes and returns the data of every event they complete, in order.
+    def feed(self, piece: bytes) -> Iterator[str]:
+        """Takes the next bytes and yields the data of every event they complete, in order.
+
+        Iterate to the end before feeding again. An error comes after the events before it.
 
         Raises:
             BackendProtocolError: The bytes are not an event stream, not UTF-8, or one event too big.
         """
         if b"\n" not in piece:
             self._keep(piece)
-            return []
+            return
         if self._tail:
             self._tail.append(piece)
             piece = b"".join(self._tail)
@@ -53,15 +56,15 @@ class SseParser:
             self._tail_bytes = 0
         lines = piece.split(b"\n")
         tail = lines.pop()
-        events: list[str] = []
         data = self._data
         for ended in lines:
             line = ended[:-1] if ended[-1:] == b"\r" else ended
             if not line:
                 if data:
-                    events.append(_decode(data[0] if len(data) == 1 else b"\n".join(data)))
+                    whole = data[0] if len(data) == 1 else b"\n".join(data)
                     data.clear()
                     self._data_bytes = 0
+                    yield _decode(whole)
             elif line.startswith(b"data:"):
                 data.append(line[6:] if line[5:6] == b" " else line[5:])
                 self._data_bytes += len(line)
@@ -69,7 +72,6 @@ class SseParser:
                 raise BackendProtocolError(f"not a line of an event stream: {_shown(line)}")
         if tail or data:
             self._keep(tail)
-        return events
 
     def end(self) -> None:
         """Says that no more bytes come.

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from typing import Any, Final, Generic, Self, TypeVar, cast
+from typing import Any, Final, Generic, Self, TypeVar
 
 import requests
 import urllib3
@@ -18,8 +17,6 @@ from llamatelemetry.llama.transport import Wire
 
 _Chunk = TypeVar("_Chunk")
 _PIECE_BYTES: Final = 65536
-_DRAIN_S: Final = 1.0
-"""Longest wait for the end of the HTTP body once the last event has come, in seconds."""
 
 
 class ReplyStream(Iterator[_Chunk], Generic[_Chunk]):
@@ -59,7 +56,7 @@ class ReplyStream(Iterator[_Chunk], Generic[_Chunk]):
         self._silence_s = silence_s
         self._wire = Wire()
         self._response: requests.Response | None = None
-        self._events: list[str] = []
+        self._events: Iterator[str] = iter(())
         self._sse = SseParser()
         self._reading = threading.Lock()
         self._closed = False
@@ -111,14 +108,9 @@ class ReplyStream(Iterator[_Chunk], Generic[_Chunk]):
                 self._reading.release()
 
     def _next(self) -> _Chunk:
-        events = self._events
-        while not events:
-            events.extend(self._read())
-            # Popping from the end is cheap, and a piece rarely holds more than one event.
-            events.reverse()
-        data = events.pop()
+        while (data := next(self._events, None)) is None:
+            self._events = self._sse.feed(self._read())
         if data == "[DONE]":
-            self._drain()
             raise StopIteration
         try:
             message = json.loads(data)
@@ -128,12 +120,10 @@ class ReplyStream(Iterator[_Chunk], Generic[_Chunk]):
             raise error_from_message(500, message)
         chunk = self._parse(message)
         if self._last(chunk):
-            self._drain()
-            self._ended = True
             self._release()
         return chunk
 
-    def _read(self) -> list[str]:
+    def _read(self) -> bytes:
         if self._response is None:
             self._response = self._send(self._wire)
         try:
@@ -146,15 +136,7 @@ class ReplyStream(Iterator[_Chunk], Generic[_Chunk]):
         if not piece:
             self._sse.end()
             raise StreamInterruptedError(f"{self._address} ended the stream before the answer was whole")
-        return self._sse.feed(piece)
-
-    def _drain(self) -> None:
-        """Reads the end of the body, so that the connection can serve the next request."""
-        self._wire.limit(_DRAIN_S)
-        self._wire.detach()
-        # If something else comes instead of the end, the connection is closed and not reused.
-        with suppress(urllib3.exceptions.HTTPError, OSError):
-            cast("requests.Response", self._response).raw.read1(_PIECE_BYTES, decode_content=True)
+        return piece
 
     def _release(self) -> None:
         self._ended = True

@@ -57,12 +57,6 @@ class Wire:
             if self._socket is not None:
                 _shut_down(self._socket)
 
-    def limit(self, seconds: float) -> None:
-        """Allows the peer that much silence from now on."""
-        with self._lock:
-            if self._socket is not None:
-                self._socket.settimeout(seconds)
-
 
 _thread = threading.local()
 
@@ -120,6 +114,14 @@ class _Adapter(HTTPAdapter):
         manager = super().proxy_manager_for(*args, **kwargs)
         manager.pool_classes_by_scheme = _POOLS
         return manager
+
+    def close(self) -> None:
+        # urllib3 drops its pools and leaves their connections to the garbage collector.
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            for key in manager.pools.keys():  # noqa: SIM118 - iterating over it directly is refused
+                with suppress(KeyError):  # another thread may have closed it meanwhile
+                    manager.pools[key].close()
+        super().close()
 
 
 def is_loopback(host: str) -> bool:
