@@ -122,7 +122,7 @@ def _arguments(settings: Settings, signal: Signal) -> dict[str, Any]:
 
 def _require_grpc() -> None:
     try:
-        import_module("opentelemetry.exporter.otlp.proto.grpc")
+        import_module("opentelemetry.exporter.otlp.proto.grpc.exporter")
     except ImportError:
         raise MissingDependencyError(
             "OTLP over gRPC", "opentelemetry-exporter-otlp-proto-grpc", "pip install 'llamatelemetry-core[grpc]'"

@@ -47,7 +47,7 @@ _KINDS: Final[dict[str, tuple[Any, Any]]] = {
 
 
 class OtlpSink:
-    """An OTLP/HTTP receiver in this process; a context manager. Takes protobuf only, as many receivers do.
+    """An OTLP/HTTP receiver in this process; a context manager. Takes protobuf only, uncompressed.
 
     Args:
         statuses: HTTP statuses of the first answers, in order; 200 from then on.
@@ -227,7 +227,8 @@ def running_rotel(
     if pass_on_to is None:
         exporter = ["--exporter", "blackhole"]
     else:
-        exporter = ["--exporter", "otlp", "--otlp-exporter-endpoint", pass_on_to, "--otlp-exporter-protocol", "http"]
+        exporter = ["--exporter", "otlp", "--otlp-exporter-endpoint", pass_on_to]
+        exporter += ["--otlp-exporter-protocol", "http", "--otlp-exporter-compression", "none"]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "received.txt")
         with log.open("wb") as output:
@@ -256,6 +257,39 @@ def running_rotel(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+@contextlib.contextmanager
+def broken_endpoint(fault: Literal["refuses", "accepts nothing", "answers nothing"]) -> Iterator[str]:
+    """The base URL of a receiver that is no good.
+
+    Args:
+        fault: ``refuses`` connections; ``accepts nothing``: connections are never accepted, so that
+            bytes go nowhere; ``answers nothing``: requests are read and never answered.
+    """
+    if fault == "refuses":
+        yield f"http://127.0.0.1:{free_port()}"
+        return
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as open_sockets:
+        if fault == "answers nothing":
+            threading.Thread(target=_read_all, args=(listener, open_sockets), daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+
+
+def _read_all(listener: socket.socket, open_sockets: contextlib.ExitStack) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            open_sockets.enter_context(connection)
+            threading.Thread(target=_read, args=(connection,), daemon=True).start()
+
+
+def _read(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while connection.recv(65536):
+            pass
 
 
 def free_port() -> int:
