@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import requests
 from report import Row, report
+from urllib3.util import Retry
 
 import llamatelemetry
 from llamatelemetry import InferenceEngine, InferenceRequest, SamplingParams
@@ -36,7 +37,9 @@ def prompt(number: int) -> list[dict[str, str]]:
 def straight(url: str, concurrent: int) -> float:
     """Seconds for every request over plain HTTP."""
     session = requests.Session()
-    session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=SLOTS))
+    # The server may close an idle connection just as it is used again.
+    again = Retry(total=2, allowed_methods=None)
+    session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=SLOTS, max_retries=again))
 
     def ask(number: int) -> int:
         body = {

@@ -74,7 +74,8 @@ class Settings:
         redact_keys: More attribute keys whose whole value is a secret.
         plugins: Plugins that may load; None allows all.
         disabled_plugins: Plugins that may not.
-        shutdown_timeout_s: Most seconds that ``shutdown()`` and interpreter exit may take.
+        shutdown_timeout_s: Most seconds that ``shutdown()`` may take, at interpreter exit too; the
+            default leaves the interpreter half a second of the two that exit may take.
         disabled: True makes ``init()`` do nothing.
     """
 
@@ -100,7 +101,7 @@ class Settings:
     redact_keys: tuple[str, ...] = ()
     plugins: tuple[str, ...] | None = None
     disabled_plugins: tuple[str, ...] = ()
-    shutdown_timeout_s: float = 2.0
+    shutdown_timeout_s: float = 1.5
     disabled: bool = False
 
 
