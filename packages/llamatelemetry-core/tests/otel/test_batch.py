@@ -243,9 +243,9 @@ def test_a_forked_child_has_its_own_sender_and_leaves_the_parents_items_alone() 
                 os._exit(code)
         os.close(write)
         with os.fdopen(read) as pipe:
-            seen = pipe.read()
+            said = pipe.read()
         assert os.waitpid(child, 0)[1] == 0
-        assert seen == "(True, [], 1, [2])"
+        assert said == "(True, [], 1, [2])"
         assert flush_all([courier], soon())
         assert keeper.items == [1]
         assert keeper.disowned == 0

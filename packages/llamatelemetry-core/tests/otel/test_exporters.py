@@ -16,7 +16,8 @@ from llamatelemetry.otel.processors import CourierMetricReader
 
 def test_none_makes_nothing() -> None:
     nothing = Exporters(Settings(traces_exporters=("none",), metrics_exporters=("none",), logs_exporters=("none",)))
-    assert not (nothing.span_processors or nothing.log_processors or nothing.metric_readers or nothing.couriers)
+    made = [nothing.span_processors, nothing.log_processors, nothing.metric_readers, nothing.couriers]
+    assert made == [[], [], [], []]
     assert nothing.prometheus is None
 
 
@@ -69,8 +70,9 @@ sys.modules["grpc"] = None
 from llamatelemetry.config import Settings
 from llamatelemetry.errors import MissingDependencyError
 from llamatelemetry.otel.exporters import Exporters
-for signal in ("traces", "metrics", "logs"):
-    exporters = {f"{other}_exporters": ("otlp",) if other == signal else ("none",) for other in ("traces", "metrics", "logs")}
+nothing = {"traces_exporters": ("none",), "metrics_exporters": ("none",), "logs_exporters": ("none",)}
+for signal in nothing:
+    exporters = {**nothing, signal: ("otlp",)}
     try:
         Exporters(Settings(otlp_endpoint="http://127.0.0.1:1", otlp_protocol="grpc", **exporters))
     except MissingDependencyError as error:

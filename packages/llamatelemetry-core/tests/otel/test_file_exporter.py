@@ -79,7 +79,7 @@ def test_a_folder_is_made_and_absolute(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_folder_that_cannot_be_written_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigurationError, match="telemetry_dir=.* give a folder that can be written"):
+    with pytest.raises(ConfigurationError, match=r"telemetry_dir=.* give a folder that can be written"):
         prepare_folder(tmp_path / "file" / "data")
 
 

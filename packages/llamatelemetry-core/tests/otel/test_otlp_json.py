@@ -26,15 +26,14 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from llamatelemetry.otel.otlp_json import Json, any_value, dump_line, logs_request, metrics_request, traces_request
-from llamatelemetry.otel.replay import _parsed
-from llamatelemetry.otel.replay import ReplaySummary as Nothing
+from llamatelemetry.otel.replay import ReplaySummary, _parsed
 
 REMOTE = SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=TraceFlags(1), trace_state=TraceState([("k", "v")]))
 
 
 def reread(request: Json) -> Any:
     """What a strict reader makes of the encoded line."""
-    return _parsed(dump_line(request), "line", Nothing())[1]
+    return _parsed(dump_line(request), "line", ReplaySummary())[1]
 
 
 def spans_of(attributes: Any = None) -> Sequence[ReadableSpan]:
@@ -172,7 +171,7 @@ def test_any_attributes_survive_the_way_into_a_line_and_out_of_it(attributes: di
         return {clean(k): clean(v) for k, v in value.items()} if isinstance(value, dict) else value
 
     line = dump_line({"resourceLogs": [{"scopeLogs": [{"logRecords": [{"body": any_value(attributes)}]}]}]})
-    body = json_format.MessageToDict(_parsed(line, "line", Nothing())[1]).get("resourceLogs")[0]["scopeLogs"][0][
+    body = json_format.MessageToDict(_parsed(line, "line", ReplaySummary())[1])["resourceLogs"][0]["scopeLogs"][0][
         "logRecords"
     ][0]["body"]
     expected = json.loads(dump_line(any_value(clean(attributes))))

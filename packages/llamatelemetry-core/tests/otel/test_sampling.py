@@ -17,7 +17,7 @@ def keeps(sampler: Sampler, share: float | None = None, parent: Context | None =
 
 
 def child_of(*, sampled: bool) -> Context:
-    return set_span_in_context(NonRecordingSpan(SpanContext(1, 2, True, TraceFlags(sampled))))  # noqa: FBT003
+    return set_span_in_context(NonRecordingSpan(SpanContext(1, 2, True, TraceFlags(sampled))))
 
 
 @pytest.mark.parametrize("sampler", get_args(Sampler))

@@ -282,8 +282,13 @@ def _read_all(listener: socket.socket, open_sockets: contextlib.ExitStack) -> No
     with contextlib.suppress(OSError):
         while True:
             connection, _ = listener.accept()
-            open_sockets.enter_context(connection)
+            open_sockets.callback(_hang_up, connection)
             threading.Thread(target=_read, args=(connection,), daemon=True).start()
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with connection, contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)  # Closing alone does not wake the thread that reads.
 
 
 def _read(connection: socket.socket) -> None:
