@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -108,9 +109,10 @@ def test_a_folder_removed_under_way_is_made_again(tmp_path: Path) -> None:
     assert lines_of(folder) == [b"2\n"]
 
 
-@pytest.fixture
+@contextmanager
 def disk_of_ten_bytes() -> Iterator[None]:
-    # A limit on file size fails a write part-way, as a full disk does.
+    # A limit on file size fails a write part-way, as a full disk does. It holds for the whole process, the
+    # test runner's own output included, so nothing but the write stands inside.
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
@@ -121,12 +123,13 @@ def disk_of_ten_bytes() -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, before)
 
 
-def test_a_line_that_does_not_fit_on_the_disk_leaves_no_half(tmp_path: Path, disk_of_ten_bytes: None) -> None:
+def test_a_line_that_does_not_fit_on_the_disk_leaves_no_half(tmp_path: Path) -> None:
     file = opened(tmp_path)
-    file.write(b"12345\n")
-    with pytest.raises(OSError, match="too large"):
-        file.write(b"1234567\n")
-    assert lines_of(tmp_path) == [b"12345\n"]
+    with disk_of_ten_bytes():
+        file.write(b"12345\n")
+        with pytest.raises(OSError, match="too large"):
+            file.write(b"1234567\n")
+        assert lines_of(tmp_path) == [b"12345\n"]
     file.write(b"789\n")
     file.close()
     assert lines_of(tmp_path) == [b"12345\n", b"789\n"]
