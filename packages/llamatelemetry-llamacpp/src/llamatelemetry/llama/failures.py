@@ -23,6 +23,7 @@ from llamatelemetry.errors import (
     ContextOverflowError,
     NotSupportedError,
     ServerLoadingError,
+    StreamInterruptedError,
 )
 
 _SHOWN_CHARACTERS: Final = 500
@@ -74,24 +75,29 @@ def error_from_body(status: int, body: bytes) -> BackendResponseError:
 
 
 def error_from_transport(error: Exception, address: str, timeout_s: float) -> BackendError:
-    """The typed error for what requests or urllib3 raised before a whole answer had come.
+    """The typed error for what requests or urllib3 raised before an answer had come.
 
     Args:
         error: What was raised.
         address: ``host:port`` that was tried.
         timeout_s: Silence that was allowed, in seconds.
     """
-    causes = tuple(_causes(error))
-    for cause in causes:
-        # RemoteDisconnected is a BadStatusLine too, and means that the peer hung up.
-        if isinstance(cause, _GARBLED) and not isinstance(cause, http.client.RemoteDisconnected):
-            return BackendProtocolError(f"{address} does not speak HTTP as llama-server does: {_text(cause)}")
+    if (garbled := _garbled(error)) is not None:
+        return BackendProtocolError(f"{address} does not speak HTTP as llama-server does: {_text(garbled)}")
     if isinstance(error, requests.ConnectTimeout):
         return BackendConnectionError(address, "it did not accept a connection in time")
-    if any(isinstance(cause, requests.ReadTimeout | urllib3.exceptions.ReadTimeoutError) for cause in causes):
+    if _timed_out(error):
         fix = "check that the server is alive, or allow a longer silence"
         return BackendConnectionError(address, f"it was silent for {timeout_s:g} s", fix)
-    return BackendConnectionError(address, _text(causes[-1]))
+    return BackendConnectionError(address, _text(_root(error)))
+
+
+def error_in_stream(error: Exception, address: str, timeout_s: float) -> BackendError:
+    """The typed error for what urllib3 raised in the middle of a streamed answer; see above."""
+    if (garbled := _garbled(error)) is not None:
+        return BackendProtocolError(f"the stream from {address} cannot be read: {_text(garbled)}")
+    reason = f"the server was silent for {timeout_s:g} s" if _timed_out(error) else _text(_root(error))
+    return StreamInterruptedError(f"the answer from {address} broke off: {reason}")
 
 
 def hung_up(error: Exception) -> bool:
@@ -100,6 +106,23 @@ def hung_up(error: Exception) -> bool:
         isinstance(cause, http.client.RemoteDisconnected | ConnectionResetError | BrokenPipeError)
         for cause in _causes(error)
     )
+
+
+def _garbled(error: Exception) -> BaseException | None:
+    for cause in _causes(error):
+        # RemoteDisconnected is a BadStatusLine too, and means that the peer hung up.
+        if isinstance(cause, _GARBLED) and not isinstance(cause, http.client.RemoteDisconnected):
+            return cause
+    return None
+
+
+def _timed_out(error: Exception) -> bool:
+    timeouts = (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError)
+    return any(isinstance(cause, timeouts) for cause in _causes(error))
+
+
+def _root(error: Exception) -> BaseException:
+    return tuple(_causes(error))[-1]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

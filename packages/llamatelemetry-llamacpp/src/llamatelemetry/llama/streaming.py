@@ -11,7 +11,7 @@ import requests
 import urllib3
 
 from llamatelemetry.errors import BackendError, BackendProtocolError, RequestCancelledError, StreamInterruptedError
-from llamatelemetry.llama.failures import error_from_message, error_from_transport
+from llamatelemetry.llama.failures import error_from_message, error_in_stream
 from llamatelemetry.llama.sse import SseParser
 from llamatelemetry.llama.transport import Wire
 
@@ -129,10 +129,7 @@ class ReplyStream(Iterator[_Chunk], Generic[_Chunk]):
         try:
             piece: bytes = self._response.raw.read1(_PIECE_BYTES, decode_content=True)
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            failure = error_from_transport(error, self._address, self._silence_s)
-            if isinstance(failure, BackendProtocolError):
-                raise failure from error
-            raise StreamInterruptedError(f"the answer broke off: {failure}") from error
+            raise error_in_stream(error, self._address, self._silence_s) from error
         if not piece:
             self._sse.end()
             raise StreamInterruptedError(f"{self._address} ended the stream before the answer was whole")
