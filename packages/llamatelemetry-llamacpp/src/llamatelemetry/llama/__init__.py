@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from llamatelemetry.llama.client import LlamaClient as LlamaClient
     from llamatelemetry.llama.gguf import GgufFile as GgufFile
     from llamatelemetry.llama.gguf import read_gguf as read_gguf
+    from llamatelemetry.llama.metrics import LlamaServerMetrics as LlamaServerMetrics
     from llamatelemetry.llama.model_files import demo_model as demo_model
     from llamatelemetry.llama.runtime import Runtime as Runtime
     from llamatelemetry.llama.runtime import resolve_runtime as resolve_runtime
@@ -20,6 +21,7 @@ else:
         "LlamaClient": "client",
         "LlamaCppBackend": "backend",
         "LlamaServer": "server",
+        "LlamaServerMetrics": "metrics",
         "Runtime": "runtime",
         "demo_model": "model_files",
         "read_gguf": "gguf",
