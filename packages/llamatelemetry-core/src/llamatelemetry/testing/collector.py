@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gzip
 import importlib.util
 import signal
 import socket
@@ -39,6 +40,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from llamatelemetry.errors import MissingDependencyError
 
 _START_S: Final = 30.0
+_GZIP: Final = b"\x1f\x8b"
+"""First bytes of gzip data, https://datatracker.ietf.org/doc/html/rfc1952#section-2.3.1."""
 _KINDS: Final[dict[str, tuple[Any, Any]]] = {
     "/v1/traces": (ExportTraceServiceRequest, ExportTraceServiceResponse),
     "/v1/metrics": (ExportMetricsServiceRequest, ExportMetricsServiceResponse),
@@ -47,7 +50,7 @@ _KINDS: Final[dict[str, tuple[Any, Any]]] = {
 
 
 class OtlpSink:
-    """An OTLP/HTTP receiver in this process; a context manager. Takes protobuf only, uncompressed.
+    """An OTLP/HTTP receiver in this process; a context manager. Takes protobuf only, gzipped or not.
 
     Args:
         statuses: HTTP statuses of the first answers, in order; 200 from then on.
@@ -133,7 +136,9 @@ class OtlpSink:
             elif headers.get("content-type") != "application/x-protobuf":
                 status = 415
             if status == 200:
-                self.requests.append(request_type.FromString(body))
+                # By its first bytes: rotel says gzip of what it did not compress as well.
+                message = gzip.decompress(body) if body.startswith(_GZIP) else body
+                self.requests.append(request_type.FromString(message))
             self._changed.notify_all()
         return status, response_type().SerializeToString() if status == 200 else b""
 
@@ -227,8 +232,7 @@ def running_rotel(
     if pass_on_to is None:
         exporter = ["--exporter", "blackhole"]
     else:
-        exporter = ["--exporter", "otlp", "--otlp-exporter-endpoint", pass_on_to]
-        exporter += ["--otlp-exporter-protocol", "http", "--otlp-exporter-compression", "none"]
+        exporter = ["--exporter", "otlp", "--otlp-exporter-endpoint", pass_on_to, "--otlp-exporter-protocol", "http"]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "received.txt")
         with log.open("wb") as output:
