@@ -449,7 +449,8 @@ def test_providers_that_are_set_already_are_adopted_and_left_running(tmp_path: P
 
 
 FORK = """
-import os
+import os, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # From Python 3.12 on, forking beside threads warns.
 import llamatelemetry as lt
 lt.init({arguments})
 from opentelemetry import trace

@@ -11,9 +11,11 @@ import contextlib
 import ctypes
 import gzip
 import importlib.util
+import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -248,6 +250,8 @@ def running_rotel(
                 ],
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                # It links to this Python's libpython, which the system's loader may not look for.
+                env=os.environ | {"LD_LIBRARY_PATH": str(Path(sys.base_prefix, "lib"))},
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call, no lock, no allocation of ours
             )
         try:
