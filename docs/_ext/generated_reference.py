@@ -150,7 +150,7 @@ def configuration_page() -> str:
         "Configuration",
         "An argument of `init()` wins over its environment variable, which wins over the default. A value that "
         "cannot be used raises `ConfigurationError`, which names the variable, the value and the choices.",
-        table(("Argument", "Variable", "Values", "Default", "Meaning"), rows),
+        table(("Setting", "Variable", "Values", "Default", "Meaning"), rows),
     )
 
 
@@ -207,7 +207,7 @@ def telemetry_page() -> str:
                     table(("Attribute", "Type", "When", "Meaning"), rows),
                 ]
     rows = [instrument_row(entry) for entry in entries if isinstance(entry, InstrumentEntry)]
-    parts += ["## Metrics", table(("Metric", "Kind, unit", "Profile", "Buckets", "Meaning"), rows)]
+    parts += ["## Metrics", table(("Metric", "Kind, unit", "Profile", "Meaning", "Attributes", "Buckets"), rows)]
     return page(
         "Telemetry",
         "Everything that can be emitted. Durations are seconds, memory is bytes. A figure nobody measured is left "
@@ -228,8 +228,9 @@ def instrument_row(entry: InstrumentEntry) -> tuple[str, ...]:
     """Cells of one metric."""
     row = entry.row
     kind = f"{row.kind.replace('_', ' ')}, {row.unit}" if row.unit else row.kind.replace("_", " ")
-    buckets = " ".join(f"{bound:g}" for bound in row.buckets)
-    return (f"`{row.name}`", kind, f"`{entry.profile}`" if entry.profile else "any", buckets, row.brief)
+    attributes = ", ".join(f"`{attribute.name}`" for attribute in row.attributes)
+    buckets = " ".join(f"{bound:.9g}" for bound in row.buckets)
+    return (f"`{row.name}`", kind, f"`{entry.profile}`" if entry.profile else "any", row.brief, attributes, buckets)
 
 
 def page(title: str, *parts: str) -> str:

@@ -63,7 +63,7 @@ class Settings:
         file_max_count: Telemetry files kept per signal; the oldest is deleted past it.
         prometheus_host: Address the scrape endpoint binds.
         prometheus_port: Port of the scrape endpoint; 0 takes a free one.
-        metric_interval_s: Seconds between two metric exports.
+        metric_interval_s: Seconds between two metric exports; the variable gives milliseconds.
         sampler: Which traces are kept.
         sampler_arg: Share of traces for the ratio samplers, in [0, 1]; seconds from which a trace
             counts as slow for ``keep_slow_and_errors``. None takes 1 in either case.
