@@ -483,6 +483,15 @@ def test_a_forked_child_has_a_connection_of_its_own() -> None:
         assert sorted(span.name for span in sink.spans) == ["child", "parent after", "parent before"]
 
 
+def test_a_forked_child_exports_over_grpc_after_its_parent_did() -> None:
+    with OtlpSink() as sink, running_rotel("grpc", pass_on_to=sink.endpoint) as rotel:
+        code = FORK.format(arguments=f"otlp_endpoint={rotel.endpoint!r}, otlp_protocol='grpc'")
+        _, status, _, err = run_until_end(code.replace("child = os.fork()", "lt.flush(); child = os.fork()"))
+        assert (status, err) == (0, "")
+        assert sink.wait_for(lambda it: len(it.spans) == 3, 20)
+        assert sorted(span.name for span in sink.spans) == ["child", "parent after", "parent before"]
+
+
 def test_secrets_do_not_reach_the_files(tmp_path: Path) -> None:
     lt.init(telemetry_dir=tmp_path / "data", capture_content="SPAN_AND_EVENT", redact_patterns=["EMP-[0-9]+"])
     infer(lt.InferenceRequest(prompt="mail ada@example.com about EMP-77", max_tokens=8))
