@@ -66,7 +66,7 @@ def otlp_spans(settings: Settings) -> OtlpSender[ReadableSpan]:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
         exporter = OTLPSpanExporter(**_arguments(settings, "traces"))
-    return OtlpSender(exporter, lambda to, batch: len(batch) * (to.export(batch) is SpanExportResult.SUCCESS))
+    return OtlpSender(exporter, lambda to, batch: len(batch) if to.export(batch) is SpanExportResult.SUCCESS else 0)
 
 
 def otlp_logs(settings: Settings) -> OtlpSender[ReadableLogRecord]:
@@ -82,7 +82,9 @@ def otlp_logs(settings: Settings) -> OtlpSender[ReadableLogRecord]:
         from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 
         exporter = OTLPLogExporter(**_arguments(settings, "logs"))
-    return OtlpSender(exporter, lambda to, batch: len(batch) * (to.export(batch) is LogRecordExportResult.SUCCESS))
+    return OtlpSender(
+        exporter, lambda to, batch: len(batch) if to.export(batch) is LogRecordExportResult.SUCCESS else 0
+    )
 
 
 def otlp_metrics(settings: Settings) -> OtlpSender[MetricsData]:

@@ -66,16 +66,15 @@ class Telemetry:
         resource = build_resource(settings, detected, resource_attributes)
         adopted = find_adopted()
         settings = _prepared(settings, adopted)
-        self._tail: SlowAndErrorFilter | None = None
         with ExitStack() as undo:
             self._exporters = Exporters(settings)
             undo.callback(self._exporters.discard)
             if self._exporters.prometheus is not None:
                 settings = replace(settings, prometheus_port=self._exporters.prometheus.port)
             self.settings = settings
-            self._providers = build_providers(
-                self._exporters, [*span_processors, *self._own_processors()], head_sampler(settings), resource, adopted
-            )
+            self._tail = _tail_filter(settings, self._exporters)
+            processors = [*span_processors, *([self._tail] if self._tail else self._exporters.span_processors)]
+            self._providers = build_providers(self._exporters, processors, head_sampler(settings), resource, adopted)
             self._recorder = _recorder(self._providers, settings, redactor, enrichers)
             undo.pop_all()
         self._exporters.start()
@@ -121,14 +120,6 @@ class Telemetry:
             _logger.warning("telemetry was lost: %s", "; ".join(report.problems()))
         return report
 
-    def _own_processors(self) -> Sequence[SpanProcessor]:
-        settings = self.settings
-        if settings.sampler != "keep_slow_and_errors":
-            return self._exporters.span_processors
-        slow_s = 1.0 if settings.sampler_arg is None else settings.sampler_arg
-        self._tail = SlowAndErrorFilter(self._exporters.span_processors, slow_s)
-        return [self._tail]
-
     def _is_our_meter(self, provider: object) -> bool:
         return self._providers.adopted.meter_provider is None and provider is self._providers.meter_provider
 
@@ -144,6 +135,12 @@ def _prepared(settings: Settings, adopted: Adopted) -> Settings:
     if "file" in {*settings.traces_exporters, *settings.metrics_exporters, *settings.logs_exporters}:
         settings = replace(settings, telemetry_dir=prepare_folder(settings.telemetry_dir))
     return settings
+
+
+def _tail_filter(settings: Settings, exporters: Exporters) -> SlowAndErrorFilter | None:
+    if settings.sampler != "keep_slow_and_errors":
+        return None
+    return SlowAndErrorFilter(exporters.span_processors, 1.0 if settings.sampler_arg is None else settings.sampler_arg)
 
 
 def _recorder(
