@@ -43,13 +43,12 @@ def test_what_is_measured_can_be_scraped() -> None:
 
 
 def test_closing_frees_the_port_and_ends_the_thread() -> None:
-    before = threading.active_count()
     endpoint = PrometheusEndpoint("127.0.0.1", 0)
     assert is_listening(endpoint.port)
     endpoint.close()
     endpoint.close()
     assert not is_listening(endpoint.port)
-    assert threading.active_count() == before
+    assert not endpoint._thread.is_alive()
 
 
 def test_two_endpoints_do_not_show_each_others_metrics() -> None:
