@@ -171,6 +171,19 @@ def test_closing_while_the_sender_hangs_counts_the_batch_under_way_and_the_queue
         assert courier.delivery() == account, "what the sender does later changes nothing"
 
 
+def test_a_sender_that_was_told_to_stop_gets_no_further_batch() -> None:
+    keeper = Keeper()
+    keeper.gate.clear()
+    with courier_to(keeper, delay_s=0.0) as courier:
+        for item in range(3 * batch.BATCH_SIZE):
+            courier.offer(item)
+        assert keeper.entered.wait(10)
+        close_all([courier], soon(0.3))
+        keeper.gate.set()
+        assert courier.join(soon())
+        assert len(keeper.batches) == 1
+
+
 def test_one_hanging_sender_does_not_take_another_ones_time() -> None:
     hanging, willing = Keeper(), Keeper()
     hanging.gate.clear()

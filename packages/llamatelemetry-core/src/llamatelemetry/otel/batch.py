@@ -217,7 +217,7 @@ class Courier(Generic[_T]):
     def _drain(self) -> None:
         with self._changed:
             left = len(self._queue)  # What comes in meanwhile waits for the next round, so that this one ends.
-        while left > 0:
+        while left > 0 and not self._aborted:
             with self._changed:
                 batch = [self._queue.popleft() for _ in range(min(BATCH_SIZE, left, len(self._queue)))]
                 self._in_flight = len(batch)
