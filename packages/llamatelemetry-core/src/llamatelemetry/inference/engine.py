@@ -21,11 +21,12 @@ from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.clock import SYSTEM_CLOCK, Clock
 from llamatelemetry.errors import ConfigurationError, EngineClosedError, RequestCancelledError
 from llamatelemetry.inference import live
-from llamatelemetry.inference.job import DeltaSink, InferenceFuture, Job
+from llamatelemetry.inference.delivery import DeltaQueue, DeltaSink, LoopDeltas
+from llamatelemetry.inference.job import InferenceFuture, Job
 from llamatelemetry.inference.record import EventRecorder
 from llamatelemetry.inference.result import InferenceResult
 from llamatelemetry.inference.sink import current_sink
-from llamatelemetry.inference.stream import AsyncInferenceStream, DeltaQueue, InferenceStream, LoopDeltas
+from llamatelemetry.inference.stream import AsyncInferenceStream, InferenceStream
 
 _CANCEL_GRACE_S: Final = 2.0
 """A cancelled request that a backend does not let go of is left to its daemon thread after this."""
@@ -94,7 +95,7 @@ class InferenceEngine:
         Raises:
             EngineClosedError: The engine is closed.
         """
-        deltas = DeltaQueue()
+        deltas = DeltaQueue(self._clock)
         return InferenceStream(self._enqueue(request, deltas).future, deltas)
 
     async def agenerate(self, request: InferenceRequest) -> InferenceResult:
@@ -103,7 +104,7 @@ class InferenceEngine:
 
     def astream(self, request: InferenceRequest) -> AsyncInferenceStream:
         """:meth:`stream` for asyncio; call it with the event loop running."""
-        deltas = LoopDeltas(asyncio.get_running_loop())
+        deltas = LoopDeltas(asyncio.get_running_loop(), self._clock)
         return AsyncInferenceStream(self._enqueue(request, deltas).future, deltas)
 
     def stats(self) -> live.EngineStats:
@@ -128,6 +129,8 @@ class InferenceEngine:
             self._closing = True
             self._changed.notify_all()
             if drain:
+                for job in (*self._queue.values(), *self._running):
+                    job.release_reader()
                 self._changed.wait_for(lambda: not self._queue and not self._running, timeout_s)
             waiting = list(self._queue.values())
             self._queue.clear()

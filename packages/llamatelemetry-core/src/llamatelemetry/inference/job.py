@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Protocol
 
 from llamatelemetry.backends.protocol import (
     Backend,
@@ -22,21 +21,10 @@ from llamatelemetry.errors import (
     RequestCancelledError,
     StreamInterruptedError,
 )
+from llamatelemetry.inference.delivery import DeltaSink
 from llamatelemetry.inference.record import EventRecorder
 from llamatelemetry.inference.result import InferenceResult, result_from
 from llamatelemetry.inference.sink import RequestTrace
-
-
-class DeltaSink(Protocol):
-    """Where a job's deltas go as they arrive."""
-
-    def put(self, delta: TokenDelta, /) -> None:
-        """Takes one delta; never blocks and never raises."""
-        ...
-
-    def end(self) -> None:
-        """Called once, after the last delta and after the future is settled."""
-        ...
 
 
 class InferenceFuture(Future[InferenceResult]):
@@ -92,6 +80,8 @@ class Job:
         self.future: InferenceFuture = InferenceFuture(self.cancel, trace.trace_id)
         self.cancel_reason: LlamatelemetryError | None = None
         self._deltas = deltas
+        if deltas is not None:
+            self.cancel.on_cancel(deltas.let_go)
         self._text: list[str] = []
         self._reasoning: list[str] = []
 
@@ -119,6 +109,11 @@ class Job:
             error = StreamInterruptedError("the backend's stream ended before the answer was finished")
         self._settle(end, error)
 
+    def release_reader(self) -> None:
+        """Holds the answer back no more for its reader: the engine waits for the end."""
+        if self._deltas is not None:
+            self._deltas.let_go()
+
     def finish_unrun(self, error: LlamatelemetryError) -> None:
         """Settles a request that never reached the backend."""
         self._settle(None, error)
@@ -126,7 +121,7 @@ class Job:
     def _consume(self, backend: Backend) -> StreamEnd | None:
         request = self.recorder.opening.request
         token, cancel = self.recorder.token, self.cancel
-        put: Callable[[TokenDelta], None] | None = None if self._deltas is None else self._deltas.put
+        put: Callable[[TokenDelta], int] | None = None if self._deltas is None else self._deltas.put
         add_text, add_reasoning = self._text.append, self._reasoning.append
         stream = backend.stream(request, Placement(cancel=cancel, traceparent=self.trace.traceparent))
         try:
@@ -138,8 +133,8 @@ class Job:
                     add_text(item.text)
                 elif item.channel == "reasoning":
                     add_reasoning(item.text)
-                if put is not None:
-                    put(item)
+                if put is not None and (held_ns := put(item)):
+                    self.recorder.held_back(held_ns)
                 if cancel.cancelled:
                     break
         finally:

@@ -49,27 +49,33 @@ def output_tokens(record: FinishedRecord) -> int | None:
 def time_per_output_token(record: FinishedRecord) -> float | None:
     """Seconds per token after the first (TPOT): (duration - TTFT) / (output tokens - 1).
 
-    Undefined below two tokens. Formula: ``gen_ai.server.time_per_output_token`` in OpenTelemetry's
-    GenAI metrics.
+    Undefined below two tokens. Time that the reader held the answer back is not the model's and is
+    left out. Formula: ``gen_ai.server.time_per_output_token`` in OpenTelemetry's GenAI metrics.
     """
     tokens = output_tokens(record)
     if tokens is None or tokens < 2 or not record.token_ns:
         return None
-    return (record.finished_ns - record.token_ns[0]) * _NS / (tokens - 1)
+    elapsed = record.finished_ns - record.token_ns[0] - sum(record.held_back_ns.values())
+    return elapsed * _NS / (tokens - 1)
 
 
 def tokens_per_second(record: FinishedRecord) -> float | None:
-    """Decoding speed: tokens after the first over the time between first and last token."""
+    """Decoding speed: tokens after the first over the time that the gaps between them add up to."""
     tokens = output_tokens(record)
     if tokens is None or tokens < 2 or len(record.token_ns) < 2:
         return None
-    elapsed = record.token_ns[-1] - record.token_ns[0]
+    elapsed = sum(_gaps_ns(record))
     return (tokens - 1) / (elapsed * _NS) if elapsed > 0 else None
 
 
 def inter_token_latencies(record: FinishedRecord) -> tuple[float, ...]:
-    """Seconds between consecutive deltas (ITL), in order; empty below two."""
-    return tuple((later - earlier) * _NS for earlier, later in pairwise(record.token_ns))
+    """Seconds between consecutive deltas (ITL), in order, less what the reader held back; empty below two."""
+    return tuple(gap * _NS for gap in _gaps_ns(record))
+
+
+def consumer_wait(record: FinishedRecord) -> float | None:
+    """Seconds that the reader held the answer back by not reading; None if it never did."""
+    return sum(record.held_back_ns.values()) * _NS if record.held_back_ns else None
 
 
 def prefill_tokens_per_second(record: FinishedRecord) -> float | None:
@@ -90,3 +96,11 @@ def percentile(ordered: Sequence[float], share: float) -> float | None:
     if not ordered:
         return None
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def _gaps_ns(record: FinishedRecord) -> list[int]:
+    gaps = [later - earlier for earlier, later in pairwise(record.token_ns)]
+    for index, held_ns in record.held_back_ns.items():
+        if index < len(gaps):
+            gaps[index] = max(0, gaps[index] - held_ns)
+    return gaps

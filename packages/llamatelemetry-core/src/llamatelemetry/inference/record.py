@@ -44,6 +44,7 @@ class FinishedRecord:
         opening: What was known at the start.
         dispatched_ns: When it left the queue for the backend; None if it never did.
         token_ns: When each delta arrived, in order; the first is the first token.
+        held_back_ns: By index of a delta, how long its reader held the answer back after it.
         finished_ns: When it ended.
         finish_reason: Why it ended.
         usage: The backend's token counts; unknown ones are None.
@@ -60,6 +61,7 @@ class FinishedRecord:
     opening: Opening
     dispatched_ns: int | None
     token_ns: Sequence[int]
+    held_back_ns: Mapping[int, int]
     finished_ns: int
     finish_reason: FinishReason
     usage: Usage
@@ -79,7 +81,7 @@ class EventRecorder:
     ``token()`` is the only call per token: it appends the monotonic time to an array.
     """
 
-    __slots__ = ("_anchor_ns", "_clock", "_dispatched", "_now", "_tokens", "opening")
+    __slots__ = ("_anchor_ns", "_clock", "_dispatched", "_held_back", "_now", "_tokens", "opening")
 
     def __init__(
         self, request: InferenceRequest, model: ModelInfo, *, streaming: bool, queue_depth: int, clock: Clock
@@ -90,6 +92,7 @@ class EventRecorder:
         self._anchor_ns = clock.time_ns() - submitted
         self._dispatched: int | None = None
         self._tokens: array[int] = array("q")
+        self._held_back: dict[int, int] = {}
         self.opening: Opening = Opening(
             request=request,
             model=model,
@@ -105,6 +108,10 @@ class EventRecorder:
     def token(self) -> None:
         """Notes that a delta arrived."""
         self._tokens.append(self._now())
+
+    def held_back(self, nanoseconds: int) -> None:
+        """Notes that the reader held the answer back after the latest delta."""
+        self._held_back[len(self._tokens) - 1] = nanoseconds
 
     @property
     def waited_s(self) -> float:
@@ -127,6 +134,7 @@ class EventRecorder:
             opening=self.opening,
             dispatched_ns=None if self._dispatched is None else self._dispatched + anchor,
             token_ns=array("q", [moment + anchor for moment in self._tokens]),
+            held_back_ns=self._held_back,
             finished_ns=self._now() + anchor,
             finish_reason=end.finish_reason,
             usage=end.usage,

@@ -10,9 +10,7 @@ import _thread
 import asyncio
 import contextlib
 import os
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from queue import SimpleQueue
+from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -20,6 +18,7 @@ from llamatelemetry.backends.protocol import TokenDelta
 from llamatelemetry.errors import EngineClosedError
 
 if TYPE_CHECKING:
+    from llamatelemetry.inference.delivery import DeltaQueue, LoopDeltas
     from llamatelemetry.inference.job import InferenceFuture
     from llamatelemetry.inference.result import InferenceResult
 
@@ -32,21 +31,6 @@ def _abandon_from_finalizer(future: InferenceFuture) -> None:
             _thread.start_new_thread(future.abandon, ())
 
 
-class DeltaQueue:
-    """Hands deltas from the worker to one reading thread. ``None`` says that none will follow."""
-
-    __slots__ = ("get", "put")
-
-    def __init__(self) -> None:
-        queue: SimpleQueue[TokenDelta | None] = SimpleQueue()
-        self.put: Callable[[TokenDelta | None], None] = queue.put
-        self.get: Callable[[], TokenDelta | None] = queue.get
-
-    def end(self) -> None:
-        """Says that no delta follows."""
-        self.put(None)
-
-
 class InferenceStream(Iterator[TokenDelta]):
     """Iterates over the deltas of one answer; :meth:`result` has the rest.
 
@@ -55,6 +39,7 @@ class InferenceStream(Iterator[TokenDelta]):
 
     def __init__(self, future: InferenceFuture, deltas: DeltaQueue) -> None:
         self._future = future
+        self._deltas = deltas
         self._get = deltas.get
         self._pid = os.getpid()
         self._ended = False
@@ -83,6 +68,7 @@ class InferenceStream(Iterator[TokenDelta]):
             LlamatelemetryError: The request failed.
             TimeoutError: It is not finished within ``timeout_s``.
         """
+        self._deltas.let_go()
         return self._future.result(timeout_s)
 
     def close(self) -> None:
@@ -100,48 +86,6 @@ class InferenceStream(Iterator[TokenDelta]):
 
     def __del__(self) -> None:
         _abandon_from_finalizer(self._future)
-
-
-class LoopDeltas:
-    """Hands deltas from the worker to one asyncio task.
-
-    The loop is woken once per batch that piles up while it is busy, not once per delta.
-    """
-
-    __slots__ = ("_items", "_loop", "_woken", "arrived")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._items: deque[TokenDelta | None] = deque()
-        self._woken = False
-        self.arrived: asyncio.Event = asyncio.Event()
-
-    def put(self, delta: TokenDelta | None) -> None:
-        """Adds a delta; called from the worker's thread."""
-        self._items.append(delta)
-        if not self._woken:
-            self._woken = True
-            try:
-                self._loop.call_soon_threadsafe(self._wake)
-            except RuntimeError:
-                # The loop is closed: nobody is left to read.
-                self._items.clear()
-
-    def end(self) -> None:
-        """Says that no delta follows."""
-        self.put(None)
-
-    def _wake(self) -> None:
-        self._woken = False
-        self.arrived.set()
-
-    async def get(self) -> TokenDelta | None:
-        """The next delta, or None after the last."""
-        while not self._items:
-            self.arrived.clear()
-            if not self._items:
-                await self.arrived.wait()
-        return self._items.popleft()
 
 
 class AsyncInferenceStream(AsyncIterator[TokenDelta]):
@@ -177,6 +121,7 @@ class AsyncInferenceStream(AsyncIterator[TokenDelta]):
         Raises:
             LlamatelemetryError: The request failed.
         """
+        self._deltas.let_go()
         while not self._ended and await self._deltas.get() is not None:
             pass
         self._ended = True

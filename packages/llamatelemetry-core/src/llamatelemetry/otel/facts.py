@@ -77,6 +77,7 @@ def facts_of(record: FinishedRecord, redactor: TextRedactor, content: Content | 
         prefill_duration_s=_seconds(timings.prefill_ms),
         prefill_tokens_per_second=metrics.prefill_tokens_per_second(record),
         decode_duration_s=_seconds(timings.decode_ms),
+        consumer_wait_s=metrics.consumer_wait(record),
         duration_s=duration,
         duration_ms=duration * 1e3,
         server_request_duration_s=duration - queued if served and queued is not None else None,
@@ -120,11 +121,13 @@ def phases_of(record: FinishedRecord) -> tuple[tuple[PhaseFacts, int, int], ...]
     )
     if first_token is None:
         return (queue, prefill)
+    held_s = metrics.consumer_wait(record)
     decode = (
         PhaseFacts(
             name="decode",
             decode_duration_s=decode_s,
-            backend_wait_s=_wait(first_token, ended, decode_s),
+            consumer_wait_s=held_s,
+            backend_wait_s=_wait(first_token, ended, decode_s, held_s),
         ),
         first_token,
         ended,
@@ -152,6 +155,6 @@ def _seconds(milliseconds: float | None) -> float | None:
     return None if milliseconds is None else milliseconds * 1e-3
 
 
-def _wait(start_ns: int, end_ns: int, computed_s: float | None) -> float | None:
-    """What compute does not explain of a phase; the backend's clock may run past ours a little."""
-    return None if computed_s is None else max(0.0, (end_ns - start_ns) * 1e-9 - computed_s)
+def _wait(start_ns: int, end_ns: int, computed_s: float | None, held_s: float | None = None) -> float | None:
+    """What neither compute nor the reader explains of a phase; the backend's clock may run past ours a little."""
+    return None if computed_s is None else max(0.0, (end_ns - start_ns) * 1e-9 - computed_s - (held_s or 0.0))

@@ -84,6 +84,7 @@ class InferenceFacts:
     prefill_duration_s: float | None = None
     prefill_tokens_per_second: float | None = None
     decode_duration_s: float | None = None
+    consumer_wait_s: float | None = None
     duration_s: float | None = None
     duration_ms: float | None = None
     server_request_duration_s: float | None = None
@@ -109,12 +110,14 @@ class PhaseFacts:
         name: Which phase.
         prefill_duration_s: Compute time the backend reports, of a prefill.
         decode_duration_s: Compute time the backend reports, of a decode.
+        consumer_wait_s: Time that the answer's reader held it back, of a decode.
         backend_wait_s: What is left of the phase: the backend's own queue and the network.
     """
 
     name: PhaseName
     prefill_duration_s: float | None = None
     decode_duration_s: float | None = None
+    consumer_wait_s: float | None = None
     backend_wait_s: float | None = None
 
 

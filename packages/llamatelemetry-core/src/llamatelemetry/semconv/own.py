@@ -20,6 +20,13 @@ _DECODE_DURATION: Final = Attribute(
     "Compute time spent generating, as the backend reports it.",
     unit="s",
 )
+_CONSUMER_WAIT: Final = Attribute(
+    "llamatelemetry.consumer.wait",
+    "double",
+    "consumer_wait_s",
+    "Time that the reader of the stream held the answer back by not reading.",
+    unit="s",
+)
 
 INFERENCE: Final = (
     Attribute(
@@ -73,6 +80,7 @@ INFERENCE: Final = (
         unit="{token}/s",
     ),
     _DECODE_DURATION,
+    _CONSUMER_WAIT,
     Attribute("llamatelemetry.model.architecture", "string", "model_architecture", "For example llama."),
     Attribute(
         "llamatelemetry.model.quantization",
@@ -88,6 +96,7 @@ INFERENCE: Final = (
 PHASE: Final = (
     _PREFILL_DURATION,
     _DECODE_DURATION,
+    _CONSUMER_WAIT,
     Attribute(
         "llamatelemetry.backend.wait",
         "double",
