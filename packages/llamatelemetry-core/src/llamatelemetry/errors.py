@@ -174,6 +174,18 @@ class NotSupportedError(BackendResponseError):
     """The backend, as started, does not offer what was asked for."""
 
 
+class IntegrityError(LlamatelemetryError, AssertionError):
+    """Books that must balance do not: a slot or page was given back twice, lost, or given to two.
+
+    Attributes:
+        structure: What is broken, for example ``PagedKVCache``.
+    """
+
+    def __init__(self, structure: str, finding: str) -> None:
+        self.structure = structure
+        super().__init__(f"{structure}: {finding}. This is a defect of the code that drives it; please report it")
+
+
 class EngineClosedError(LlamatelemetryError):
     """The engine was closed before the request could run."""
 
