@@ -12,6 +12,7 @@ from llamatelemetry.errors import InvalidRequestError
 def test_messages_make_a_chat_and_a_prompt_makes_a_completion() -> None:
     assert InferenceRequest(messages=[{"role": "user", "content": "Hi"}]).operation == "chat"
     assert InferenceRequest(prompt="Hi").operation == "text_completion"
+    assert InferenceRequest(input=["Hi"]).operation == "embeddings"
 
 
 def test_each_request_gets_a_name_of_its_own_unless_given_one() -> None:
@@ -32,9 +33,11 @@ def test_requests_cannot_be_changed() -> None:
 @pytest.mark.parametrize(
     ("field", "arguments"),
     [
-        ("prompt|messages", {}),
-        ("prompt|messages", {"prompt": "a", "messages": [{"role": "user", "content": "b"}]}),
+        ("prompt|messages|input", {}),
+        ("prompt|messages|input", {"prompt": "a", "messages": [{"role": "user", "content": "b"}]}),
         ("prompt", {"prompt": 3}),
+        ("input", {"input": "text"}),
+        ("input", {"input": []}),
         ("messages", {"messages": []}),
         ("messages", {"messages": "Hi"}),
         ("messages[1]", {"messages": [{"role": "user", "content": "a"}, {"content": "b"}]}),

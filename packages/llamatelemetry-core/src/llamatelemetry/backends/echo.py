@@ -20,7 +20,7 @@ from llamatelemetry.backends.protocol import (
 )
 from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.clock import SYSTEM_CLOCK, Clock
-from llamatelemetry.errors import BackendError, BackendResponseError, InvalidValueError
+from llamatelemetry.errors import BackendError, BackendResponseError, InvalidValueError, NotSupportedError
 
 _SLEEP_SLICE_S = 0.02
 """A cancelled request is noticed within this long."""
@@ -85,14 +85,21 @@ class EchoBackend:
         """Words of the prompt."""
         return len(_words(request))
 
+    def tokenize(self, text: str) -> list[int]:
+        """One id per word, the same for the same word within this process."""
+        return [hash(word) & 0x7FFFFFFF for word in text.split()]
+
     def stream(self, request: InferenceRequest, placement: Placement) -> Iterator[TokenDelta | StreamEnd]:
         """Yields the script's tokens, or the prompt's words, up to ``max_tokens``.
 
         Raises:
+            NotSupportedError: The request is for embeddings.
             BackendError: The backend is closed, or the script says so.
         """
         if self._closed:
             raise BackendError("the echo backend is closed; make a new one")
+        if request.input is not None:
+            raise NotSupportedError("the echo backend makes no embeddings; ask another one")
         script = self._script(request)
         prompt = _words(request)
         planned = script.tokens

@@ -7,7 +7,7 @@ A backend runs a model. It does not queue, trace or measure: the engine does, an
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -39,7 +39,10 @@ class ModelInfo:
         quantization: For example ``Q4_1``.
         parameters: Number of weights.
         context_length: Tokens one slot can hold.
+        kv_tokens: Tokens that the KV cache holds where the slots share it; None where each slot has
+            its own ``context_length``.
         kv_bytes_per_token: Bytes of KV cache one token takes.
+        embeddings: True if it answers requests with ``input``.
         sha256: Digest of the model file, if it was asked for.
     """
 
@@ -54,7 +57,9 @@ class ModelInfo:
     quantization: str | None = None
     parameters: int | None = None
     context_length: int | None = None
+    kv_tokens: int | None = None
     kv_bytes_per_token: int | None = None
+    embeddings: bool = False
     sha256: str | None = None
 
 
@@ -109,6 +114,7 @@ class StreamEnd:
         response_model: The model that answered, as the backend names it.
         slot_id: The backend's slot that ran it.
         tool_calls: Whole tool calls, OpenAI shape.
+        embeddings: One vector per text of the request's ``input``.
         raw: The backend's last message, for what has no field here.
     """
 
@@ -119,6 +125,7 @@ class StreamEnd:
     response_model: str | None = None
     slot_id: int | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
+    embeddings: tuple[tuple[float, ...], ...] = ()
     raw: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
 
 
@@ -200,10 +207,18 @@ class Backend(Protocol):
         """Tokens the request's prompt takes once templated, or None where that is not cheap to know."""
         ...
 
+    def tokenize(self, text: str) -> Sequence[int] | None:
+        """Token ids of a piece of plain text, without special tokens; None where that is not possible.
+
+        The engine keeps what it was told, so a text is asked for once. Ids compare prompts and size
+        reservations; the answer's own count is still the backend's.
+        """
+        ...
+
     def stream(self, request: InferenceRequest, placement: Placement) -> Iterator[TokenDelta | StreamEnd]:
         """Yields deltas as they are generated, then exactly one :class:`StreamEnd`.
 
-        One delta is one token wherever the runtime allows it. The iterator is closed by the engine
+        One delta is one token wherever the runtime allows it; embeddings have none. The iterator is closed by the engine
         when the request is cancelled; ``placement.cancel`` wakes it from a blocking read, after which
         it may end without a :class:`StreamEnd` or raise.
 
@@ -214,4 +229,21 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Releases the model and everything started for it; idempotent."""
+        ...
+
+
+@runtime_checkable
+class Restartable(Protocol):
+    """A backend whose runtime can die and be started anew, such as one with a server of its own."""
+
+    def alive(self) -> bool:
+        """False once the runtime has ended by itself; cheap, and never raises."""
+        ...
+
+    def restart(self) -> ModelInfo:
+        """Starts the runtime again and describes it; what streamed from the old one has failed by then.
+
+        Raises:
+            BackendStartError: It did not become ready.
+        """
         ...

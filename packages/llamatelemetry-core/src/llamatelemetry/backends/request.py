@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from llamatelemetry.errors import InvalidRequestError
 
-Operation = Literal["chat", "text_completion"]
+Operation = Literal["chat", "text_completion", "embeddings"]
 """Values of ``gen_ai.operation.name`` that a request can be."""
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -39,6 +39,11 @@ def _check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
             raise InvalidRequestError(
                 f"messages[{index}]", message, 'give a mapping with a "role" string and a "content"'
             )
+
+
+def _check_input(texts: Sequence[str]) -> None:
+    if isinstance(texts, str | bytes) or not texts or not all(isinstance(text, str) for text in texts):
+        raise InvalidRequestError("input", texts, 'give a list of texts such as ["a", "b"]')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +83,12 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceRequest:
-    """One question to a model. Give either ``prompt`` or ``messages``.
+    """One question to a model. Give one of ``prompt``, ``messages`` and ``input``.
 
     Attributes:
         prompt: Raw text to continue.
         messages: Chat messages, OpenAI shape: ``{"role": ..., "content": ...}``.
+        input: Texts to embed.
         model: Model to ask for; None is the one the engine opened.
         max_tokens: Most tokens to generate; None leaves it to the backend.
         sampling: How tokens are drawn.
@@ -104,6 +110,7 @@ class InferenceRequest:
 
     prompt: str | None = None
     messages: Sequence[Mapping[str, Any]] | None = None
+    input: Sequence[str] | None = None
     model: str | None = None
     max_tokens: int | None = None
     sampling: SamplingParams = SamplingParams()
@@ -120,13 +127,16 @@ class InferenceRequest:
     metadata: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
 
     def __post_init__(self) -> None:
-        if (self.prompt is None) == (self.messages is None):
-            given = "both" if self.prompt is not None else "neither"
-            raise InvalidRequestError("prompt|messages", given, "give exactly one of prompt and messages")
+        questions = {"prompt": self.prompt, "messages": self.messages, "input": self.input}
+        given = [name for name, value in questions.items() if value is not None]
+        if len(given) != 1:
+            raise InvalidRequestError("prompt|messages|input", given, "give exactly one of them")
         if self.prompt is not None and not isinstance(self.prompt, str):
             raise InvalidRequestError("prompt", self.prompt, "give text")
         if self.messages is not None:
             _check_messages(self.messages)
+        if self.input is not None:
+            _check_input(self.input)
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         elif not all(isinstance(item, str) for item in self.stop):
@@ -138,5 +148,7 @@ class InferenceRequest:
 
     @property
     def operation(self) -> Operation:
-        """``chat`` for messages, ``text_completion`` for a prompt."""
+        """``chat`` for messages, ``text_completion`` for a prompt, ``embeddings`` for input."""
+        if self.input is not None:
+            return "embeddings"
         return "text_completion" if self.messages is None else "chat"

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 from llamatelemetry.backends.protocol import Backend, CancelToken, Placement, StreamEnd, TokenDelta
 from llamatelemetry.backends.request import InferenceRequest, SamplingParams
-from llamatelemetry.errors import BackendError, LlamatelemetryError
+from llamatelemetry.errors import BackendError, LlamatelemetryError, NotSupportedError
 
 
 class BackendContract:
@@ -95,6 +95,31 @@ class BackendContract:
             _, again = _drain(backend, request)
             assert again.usage.input_tokens == end.usage.input_tokens
             assert (again.usage.cached_tokens or 0) <= end.usage.input_tokens
+
+    def test_text_is_tokenized_the_same_each_time_and_token_by_token(self) -> None:
+        """Ids are stable, a longer text has more of them, and they are not characters."""
+        with self.opened() as backend:
+            tokens = backend.tokenize(self.prompt)
+            if tokens is None:
+                return
+            assert 0 < len(tokens) < len(self.prompt)
+            assert list(tokens) == list(backend.tokenize(self.prompt) or ())
+            assert len(backend.tokenize(self.prompt + " " + self.prompt) or ()) > len(tokens)
+
+    def test_embeddings_are_given_or_clearly_refused(self) -> None:
+        """One vector per text, all of one length; or one typed error that says it is not supported."""
+        with self.opened() as backend:
+            request = InferenceRequest(input=["one", "two words"])
+            if not backend.open().embeddings:
+                try:
+                    list(backend.stream(request, Placement()))
+                except NotSupportedError:
+                    return
+                raise AssertionError("a backend without embeddings must raise a NotSupportedError")
+            deltas, end = _drain(backend, request)
+            assert deltas == []
+            assert len(end.embeddings) == 2
+            assert len({len(vector) for vector in end.embeddings}) == 1
 
     def test_a_prompt_is_continued(self) -> None:
         """Plain text completion works beside chat."""
