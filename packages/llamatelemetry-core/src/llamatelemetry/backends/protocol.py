@@ -218,9 +218,9 @@ class Backend(Protocol):
     def stream(self, request: InferenceRequest, placement: Placement) -> Iterator[TokenDelta | StreamEnd]:
         """Yields deltas as they are generated, then exactly one :class:`StreamEnd`.
 
-        One delta is one token wherever the runtime allows it; embeddings have none. The iterator is closed by the engine
-        when the request is cancelled; ``placement.cancel`` wakes it from a blocking read, after which
-        it may end without a :class:`StreamEnd` or raise.
+        One delta is one token wherever the runtime allows it; embeddings have none. The iterator is
+        closed by the engine when the request is cancelled; ``placement.cancel`` wakes it from a
+        blocking read, after which it may end without a :class:`StreamEnd` or raise.
 
         Raises:
             BackendError: The typed reason; deltas yielded before it stay valid.
