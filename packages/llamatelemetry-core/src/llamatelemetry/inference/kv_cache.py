@@ -126,13 +126,17 @@ class PagedKVCache:
         if not 0 <= prompt_tokens <= total_tokens:
             raise InvalidValueError("total_tokens", total_tokens, f"give at least the prompt's {prompt_tokens}")
         pool = self._pool
-        chain = [] if prompt is None else pool.find(prompt, (prompt_tokens - 1) // self.page_size)
-        fresh = self._pages_for(total_tokens) - len(chain)
-        if fresh > pool.free - pool.count_cached(chain):
+        chain: list[int] = []
+        fresh, free = self._pages_for(total_tokens), pool.free
+        if prompt is not None:
+            chain = pool.find(prompt, (prompt_tokens - 1) // self.page_size)
+            fresh -= len(chain)
+            free -= pool.count_cached(chain)
+        if fresh > free:
             return None
-        pool.hold(chain)
         cached_tokens = len(chain) * self.page_size
         if prompt is not None:
+            pool.hold(chain)
             self._lookup_tokens += prompt_tokens
             self._hit_tokens += cached_tokens
         reservation = Reservation(prompt, prompt_tokens, cached_tokens, chain, pool.take(fresh))
@@ -151,8 +155,10 @@ class PagedKVCache:
         """
         self._check_live(reservation)
         prompt, own = reservation.prompt, reservation.own
+        if prompt is None:
+            return
         count = min(computed_tokens, reservation.prompt_tokens) // self.page_size - len(reservation.chain)
-        if prompt is not None and count > 0:
+        if count > 0:
             self._pool.publish(prompt, reservation.chain, own[:count])
             del own[:count]
 
@@ -194,7 +200,8 @@ class PagedKVCache:
         """
         self._check_live(reservation)
         self._live.remove(reservation)
-        self._pool.drop(reservation.chain)
+        if reservation.chain:
+            self._pool.drop(reservation.chain)
         self._pool.give_back(reservation.own)
         reservation.chain, reservation.own = [], []
 

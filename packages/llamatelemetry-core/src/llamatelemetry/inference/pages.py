@@ -17,7 +17,7 @@ findable page is never left without the page that it is found through.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 from llamatelemetry.errors import IntegrityError
@@ -61,25 +61,25 @@ class PagePool:
         """Pages that can be handed out: blank or cached."""
         return len(self._blank) + self.cached
 
-    def find(self, prompt: PackedTokens, limit: int) -> list[int]:
-        """Findable pages that hold the prompt's beginning, ``limit`` at most."""
+    def find(self, prompt: PackedTokens, limit: int, chain: Sequence[int] = ()) -> list[int]:
+        """Findable pages that hold the prompt's beginning after ``chain``, up to its page ``limit``."""
         find, content, size = self._find, self._content, self._page_bytes
-        chain: list[int] = []
-        before = _ROOT
-        for start in range(0, limit * size, size):
+        found: list[int] = []
+        before = content[chain[-1]] if chain else _ROOT
+        for start in range(len(chain) * size, limit * size, size):
             page = find.get((before, prompt[start : start + size]))
             if page is None:
                 break
-            chain.append(page)
+            found.append(page)
             before = content[page]
-        return chain
+        return found
 
-    def count_cached(self, chain: Iterable[int]) -> int:
+    def count_cached(self, chain: list[int]) -> int:
         """How many of these findable pages nobody holds."""
         holders = self._holders
-        return sum(1 for page in chain if not holders[page])
+        return [holders[page] for page in chain].count(0)
 
-    def hold(self, chain: Iterable[int]) -> None:
+    def hold(self, chain: list[int]) -> None:
         """Counts one more holder of each of these findable pages."""
         holders, after, before = self._holders, self._after, self._before
         for page in chain:
@@ -96,16 +96,22 @@ class PagePool:
     def drop(self, chain: list[int]) -> None:
         """Counts one holder less; pages nobody holds are cached, the chain's tail to be evicted first."""
         holders, after, before, end = self._holders, self._after, self._before, self._pages
-        for page in reversed(chain):
-            count = holders[page] - 1
-            holders[page] = count
-            if count == 0:
-                last = before[end]
-                after[last] = before[end] = page
-                before[page] = last
-                after[page] = end
-                self.cached += 1
-            elif count == 1:
+        last = before[end]
+        kept = len(chain)
+        # A page has no more holders than the one before it, so those held by this chain alone are its tail.
+        while kept and holders[chain[kept - 1]] == 1:
+            kept -= 1
+            page = chain[kept]
+            holders[page] = 0
+            after[last] = page
+            before[page] = last
+            last = page
+        after[last] = end
+        before[end] = last
+        self.cached += len(chain) - kept
+        for page in chain[:kept]:
+            holders[page] -= 1
+            if holders[page] == 1:
                 self.shared -= 1
 
     def take(self, count: int) -> list[int]:
@@ -141,25 +147,24 @@ class PagePool:
         A page that another published first takes the place of the own one, which becomes blank: equal
         contents are held once.
         """
-        find, content, size = self._find, self._content, self._page_bytes
+        content, size = self._content, self._page_bytes
+        known = self.find(prompt, len(chain) + len(own), chain)
+        self.hold(known)
+        chain += known
+        self._blank += own[: len(known)]
+        find, keys, holders, last = self._find, self._keys, self._holders, self._last_content
         before = content[chain[-1]] if chain else _ROOT
         start = len(chain) * size
-        for page in own:
+        for page in own[len(known) :]:
             key = (before, prompt[start : start + size])
-            known = find.get(key)
-            if known is None:
-                self._last_content = before = self._last_content + 1
-                find[key] = page
-                self._keys[page] = key
-                content[page] = before
-                self._holders[page] = 1
-                chain.append(page)
-            else:
-                self.hold((known,))
-                self._blank.append(page)
-                before = content[known]
-                chain.append(known)
+            find[key] = page
+            keys[page] = key
+            last += 1
+            content[page] = before = last
+            holders[page] = 1
+            chain.append(page)
             start += size
+        self._last_content = last
 
     def check_integrity(self, own: list[int], chains: list[tuple[PackedTokens, list[int]]]) -> None:
         """Proves every page to be in exactly one state, and every chain whole.

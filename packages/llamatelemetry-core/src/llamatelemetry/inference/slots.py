@@ -42,12 +42,21 @@ class SlotTable:
         """Number of idle slots."""
         return len(self._idle)
 
-    def longest_prefix(self, tokens: PackedTokens | None) -> int:
-        """Most tokens that ``tokens`` begins with and an idle slot holds."""
+    @property
+    def know_prefixes(self) -> bool:
+        """Whether any idle slot is known to hold something."""
+        return bool(self._by_content)
+
+    def longest_prefix(self, tokens: PackedTokens | None, beyond: int = 0) -> int:
+        """Most tokens that ``tokens`` begins with and an idle slot holds; 0 if not more than ``beyond``."""
         order = self._by_content
-        if not tokens or not order:
+        if not tokens:
             return 0
-        place = bisect_left(order, (tokens,))
+        wanted = tokens[: (beyond + 1) * TOKEN_BYTES]
+        place = bisect_left(order, (wanted,))
+        if place == len(order) or not order[place][0].startswith(wanted):
+            return 0
+        place = bisect_left(order, (tokens,), place)
         longest = common_prefix(tokens, order[place][0]) if place < len(order) else 0
         if place:
             longest = max(longest, common_prefix(tokens, order[place - 1][0]))
