@@ -23,8 +23,8 @@ class Level:
 
     Over any time in which tenants i and j both have requests waiting here, what they are served, S,
     in tokens per weight, w, differs by at most ``2 * quantum + cost_i / w_i + cost_j / w_j``, where
-    cost is that of a tenant's largest request. A tenant keeps a debt while others wait, even with nothing waiting
-    itself; it never keeps credit. A newcomer's turn comes after those already in line.
+    cost is that of a tenant's largest request. A tenant keeps a debt while others wait, even with
+    nothing waiting itself; it never keeps credit. A newcomer's turn comes after those already in line.
 
     A tenant's turn comes after at most ``1 + (cost / (quantum * w) + 2) * others`` picks, where
     others is the sum over the other tenants of ``ceil(quantum * their weight / their smallest cost)``.
@@ -90,10 +90,11 @@ class Level:
         self._round = tenant.round
         tenant.balance -= entry.cost
         if tenant.balance <= 0:
-            owed = int(-tenant.balance // tenant.share) + 1
-            tenant.balance += owed * tenant.share
+            # Remainders of floats are exact, so that no debt is lost and no credit made.
+            rounds, rest = divmod(-tenant.balance, tenant.share)
+            tenant.balance = tenant.share - rest
             del self._turns[tenant.round][tenant.name]
-            self._line_up(tenant, tenant.round + owed)
+            self._line_up(tenant, tenant.round + int(rounds) + 1)
         elif not tenant:
             self._forget(tenant)
 

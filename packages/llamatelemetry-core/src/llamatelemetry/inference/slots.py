@@ -54,7 +54,7 @@ class SlotTable:
             return 0
         wanted = tokens[: (beyond + 1) * TOKEN_BYTES]
         place = bisect_left(order, (wanted,))
-        if place == len(order) or not order[place][0].startswith(wanted):
+        if len(tokens) <= beyond * TOKEN_BYTES or place == len(order) or not order[place][0].startswith(wanted):
             return 0
         place = bisect_left(order, (tokens,), place)
         longest = common_prefix(tokens, order[place][0]) if place < len(order) else 0
