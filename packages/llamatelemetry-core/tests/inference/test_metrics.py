@@ -101,3 +101,15 @@ def test_times_add_up_and_never_run_backwards(queue_s: float, gaps_s: tuple[floa
     assert 0 <= (metrics.queue_time(record) or 0) <= ttft <= metrics.duration(record)
     assert ttft + sum(metrics.inter_token_latencies(record)) <= metrics.duration(record) + 1e-6
     assert len(metrics.inter_token_latencies(record)) == len(gaps_s) - 1
+
+
+def test_the_scheduling_delay_is_what_lies_between_admission_and_dispatch():
+    clock = ManualClock()
+    recorder = EventRecorder(InferenceRequest(prompt="x"), MODEL, streaming=True, queue_depth=0, clock=clock.clock)
+    recorder.admitted(reason="next")
+    clock.advance(0.5)
+    waiting = recorder.finish(StreamEnd(finish_reason="cancelled"), text="")
+    recorder.dispatched()
+    assert metrics.scheduling_delay(recorder.finish(StreamEnd(finish_reason="stop"), text="")) == 0.5
+    assert metrics.scheduling_delay(waiting) is None
+    assert metrics.scheduling_delay(record_of()) is None

@@ -37,12 +37,44 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """A try that failed before its first token and was followed by another, or was to be.
+
+    Attributes:
+        failed_ns: When it failed, Unix time in nanoseconds.
+        error_type: Low-cardinality name of why.
+    """
+
+    failed_ns: int
+    error_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KVHold:
+    """What a request held of the KV cache.
+
+    Attributes:
+        pages: Pages, those shared with others included.
+        page_size: Tokens in a page.
+        estimated: True where these are the engine's own books about a cache it cannot see.
+        cached_estimate: Prompt tokens that the books expected to be in the cache; the backend's own
+            figure is in the usage.
+    """
+
+    pages: int
+    page_size: int
+    estimated: bool
+    cached_estimate: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedRecord:
     """Everything known of a request that ended, well or not. Times are Unix nanoseconds.
 
     Attributes:
         opening: What was known at the start.
-        dispatched_ns: When it left the queue for the backend; None if it never did.
+        dispatched_ns: When it left the queue for the try that counts, the last; None if it ended
+            while it waited.
         token_ns: When each delta arrived, in order; the first is the first token.
         held_back_ns: By index of a delta, how long its reader held the answer back after it.
         finished_ns: When it ended.
@@ -53,9 +85,14 @@ class FinishedRecord:
         reasoning: The reasoning so far.
         response_id: The backend's id of the answer.
         response_model: The model that answered, as the backend names it.
-        slot_id: The backend's slot that ran it.
+        slot_id: The slot that ran it: as the backend says, or else as the engine chose.
         tool_calls: Whole tool calls, OpenAI shape.
         error: What went wrong, or None.
+        embeddings: One vector per text of the request's ``input``.
+        admitted_ns: When the scheduler let it run, a moment before it was dispatched; None if unknown.
+        admission: Why it and not another: ``next``, ``aged`` or ``prefix``; None if unknown.
+        kv: What it held of the KV cache; None if pages are not counted.
+        attempts: Tries that failed before the one that counts, in order.
     """
 
     opening: Opening
@@ -73,6 +110,11 @@ class FinishedRecord:
     slot_id: int | None
     tool_calls: tuple[Mapping[str, Any], ...]
     error: BaseException | None
+    embeddings: tuple[tuple[float, ...], ...] = ()
+    admitted_ns: int | None = None
+    admission: str | None = None
+    kv: KVHold | None = None
+    attempts: tuple[Attempt, ...] = ()
 
 
 class EventRecorder:
@@ -81,7 +123,10 @@ class EventRecorder:
     ``token()`` is the only call per token: it appends the monotonic time to an array.
     """
 
-    __slots__ = ("_anchor_ns", "_clock", "_dispatched", "_held_back", "_now", "_tokens", "opening")
+    __slots__ = (
+        *("_admission", "_admitted", "_anchor_ns", "_attempts", "_clock", "_dispatched", "_held_back"),
+        *("_kv", "_now", "_slot", "_tokens", "opening"),
+    )
 
     def __init__(
         self, request: InferenceRequest, model: ModelInfo, *, streaming: bool, queue_depth: int, clock: Clock
@@ -90,6 +135,11 @@ class EventRecorder:
         self._now = clock.monotonic_ns
         submitted = self._now()
         self._anchor_ns = clock.time_ns() - submitted
+        self._admitted: int | None = None
+        self._admission: str | None = None
+        self._kv: KVHold | None = None
+        self._slot: int | None = None
+        self._attempts: tuple[Attempt, ...] = ()
         self._dispatched: int | None = None
         self._tokens: array[int] = array("q")
         self._held_back: dict[int, int] = {}
@@ -101,9 +151,36 @@ class EventRecorder:
             queue_depth=queue_depth,
         )
 
+    def admitted(self, *, kv: KVHold | None = None, reason: str | None = None, slot: int | None = None) -> None:
+        """Notes that the scheduler lets the request run; once for each try.
+
+        Args:
+            kv: What it holds of the KV cache.
+            reason: Why it and not another.
+            slot: Slot it is to run on.
+        """
+        self._admitted = self._now()
+        self._kv, self._admission, self._slot = kv, reason, slot
+
+    @property
+    def has_tokens(self) -> bool:
+        """True once a delta has arrived."""
+        return bool(self._tokens)
+
     def dispatched(self) -> None:
-        """Notes that the request leaves the queue."""
+        """Notes that the request leaves the queue for the backend; once for each try."""
         self._dispatched = self._now()
+
+    def attempt_failed(self, error_type: str) -> None:
+        """Notes that a try failed before its first token and that the request waits for another.
+
+        The failure of a last try is not noted here: it is the error that the record ends with.
+
+        Args:
+            error_type: Low-cardinality name of why.
+        """
+        self._attempts += (Attempt(failed_ns=self._now() + self._anchor_ns, error_type=error_type),)
+        self._admitted = self._dispatched = None
 
     def token(self) -> None:
         """Notes that a delta arrived."""
@@ -143,7 +220,12 @@ class EventRecorder:
             reasoning=reasoning,
             response_id=end.response_id,
             response_model=end.response_model,
-            slot_id=end.slot_id,
+            slot_id=self._slot if end.slot_id is None else end.slot_id,
             tool_calls=end.tool_calls,
             error=error,
+            embeddings=end.embeddings,
+            admitted_ns=None if self._admitted is None else self._admitted + anchor,
+            admission=self._admission,
+            kv=self._kv,
+            attempts=self._attempts,
         )

@@ -33,6 +33,7 @@ class InferenceResult:
         request_id: The request's name.
         raw: The backend's last message.
         kv_pages: KV-cache pages held.
+        embeddings: One vector per text, of a request with ``input``.
         vram_peak_mb: Highest GPU memory use while it ran, in MB.
         vram_delta_mb: GPU memory after minus before, in MB.
         energy_j: Energy attributed to it.
@@ -55,6 +56,7 @@ class InferenceResult:
     trace_id: str | None = None
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
     kv_pages: int | None = None
+    embeddings: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
     vram_peak_mb: float | None = None
     vram_delta_mb: float | None = None
     energy_j: float | None = None
@@ -91,5 +93,7 @@ def result_from(record: FinishedRecord, *, trace_id: str | None, raw: Mapping[st
         tool_calls=record.tool_calls,
         trace_id=trace_id,
         raw=raw,
+        kv_pages=None if record.kv is None else record.kv.pages,
+        embeddings=record.embeddings,
         _record=record,
     )
