@@ -70,3 +70,11 @@ def test_embeddings_reach_the_result():
     vectors = ((1.0, 0.0), (0.0, 1.0))
     record = recorder.finish(StreamEnd(finish_reason="stop", embeddings=vectors), text="")
     assert result_from(record, trace_id=None, raw={}).embeddings == vectors
+
+
+def test_a_record_is_of_the_backend_that_it_was_sent_to():
+    recorder, _ = begin()
+    assert recorder.finish(END, text="").model.model == "m"
+    other = ModelInfo(model="m", provider="echo", server_address="127.0.0.1", server_port=8081)
+    recorder.admitted(model=other)
+    assert recorder.finish(END, text="").model == other

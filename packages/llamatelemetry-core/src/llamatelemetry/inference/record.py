@@ -93,6 +93,7 @@ class FinishedRecord:
         admission: Why it and not another: ``next``, ``aged`` or ``prefix``; None if unknown.
         kv: What it held of the KV cache; None if pages are not counted.
         attempts: Tries that failed before the one that counts, in order.
+        answered_by: The backend it was sent to, where the engine has several; else the opening's.
     """
 
     opening: Opening
@@ -115,6 +116,12 @@ class FinishedRecord:
     admission: str | None = None
     kv: KVHold | None = None
     attempts: tuple[Attempt, ...] = ()
+    answered_by: ModelInfo | None = None
+
+    @property
+    def model(self) -> ModelInfo:
+        """The model that was asked: of the backend it was sent to, or else of the engine."""
+        return self.answered_by or self.opening.model
 
 
 class EventRecorder:
@@ -124,8 +131,8 @@ class EventRecorder:
     """
 
     __slots__ = (
-        *("_admission", "_admitted", "_anchor_ns", "_attempts", "_clock", "_dispatched", "_held_back"),
-        *("_kv", "_now", "_slot", "_tokens", "opening"),
+        *("_admission", "_admitted", "_anchor_ns", "_answered_by", "_attempts", "_clock", "_dispatched"),
+        *("_held_back", "_kv", "_now", "_slot", "_tokens", "opening"),
     )
 
     def __init__(
@@ -139,6 +146,7 @@ class EventRecorder:
         self._admission: str | None = None
         self._kv: KVHold | None = None
         self._slot: int | None = None
+        self._answered_by: ModelInfo | None = None
         self._attempts: tuple[Attempt, ...] = ()
         self._dispatched: int | None = None
         self._tokens: array[int] = array("q")
@@ -151,16 +159,24 @@ class EventRecorder:
             queue_depth=queue_depth,
         )
 
-    def admitted(self, *, kv: KVHold | None = None, reason: str | None = None, slot: int | None = None) -> None:
-        """Notes that the scheduler lets the request run; once for each try.
+    def admitted(
+        self,
+        *,
+        kv: KVHold | None = None,
+        reason: str | None = None,
+        slot: int | None = None,
+        model: ModelInfo | None = None,
+    ) -> None:
+        """Notes that the scheduler lets the request run; call it when that is decided.
 
         Args:
             kv: What it holds of the KV cache.
             reason: Why it and not another.
             slot: Slot it is to run on.
+            model: The backend it is to run on, where there are several.
         """
         self._admitted = self._now()
-        self._kv, self._admission, self._slot = kv, reason, slot
+        self._kv, self._admission, self._slot, self._answered_by = kv, reason, slot, model
 
     @property
     def has_tokens(self) -> bool:
@@ -228,4 +244,5 @@ class EventRecorder:
             admission=self._admission,
             kv=self._kv,
             attempts=self._attempts,
+            answered_by=self._answered_by,
         )
