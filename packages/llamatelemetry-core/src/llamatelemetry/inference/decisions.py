@@ -27,7 +27,8 @@ class Ticket:
         tenant: Who pays for it.
         priority: Its level; smaller is more urgent.
         deadline: When it must have been admitted; None is never.
-        tokens: The prompt's tokens, packed; None if they are not known.
+        tokens: The prompt's tokens, packed, or ids that tell its beginning from others as well; None if
+            they are not known. Where these are not ``prompt_tokens`` many, figures made of them are estimates.
     """
 
     id: int
@@ -156,7 +157,7 @@ class SchedulerStats:
         reported_prompt_tokens: Prompt tokens of the finished requests whose cached tokens the backend told.
         reported_cached_tokens: Those of them that it took from its cache.
         estimated_cached_tokens: Those of them that were estimated to be there, at admission.
-        kv: The KV cache; None if pages are not counted.
+        kv: The KV caches of the groups whose pages are counted.
     """
 
     waiting: int
@@ -174,4 +175,4 @@ class SchedulerStats:
     reported_prompt_tokens: int
     reported_cached_tokens: int
     estimated_cached_tokens: int
-    kv: KVStats | None
+    kv: tuple[KVStats, ...]

@@ -115,21 +115,19 @@ class PagedKVCache:
 
         Args:
             prompt: Packed prompt, or None to count pages without looking for shared ones.
-            prompt_tokens: Tokens in the prompt.
+            prompt_tokens: Tokens in the prompt; where it is not packed in as many, the fewer are looked up.
             total_tokens: Tokens to have room for, the prompt's included.
 
         Raises:
             InvalidValueError: The numbers do not fit each other.
         """
-        if prompt is not None and count_tokens(prompt) != prompt_tokens:
-            raise InvalidValueError("prompt_tokens", prompt_tokens, f"the prompt packs {count_tokens(prompt)}")
         if not 0 <= prompt_tokens <= total_tokens:
             raise InvalidValueError("total_tokens", total_tokens, f"give at least the prompt's {prompt_tokens}")
         pool = self._pool
         chain: list[int] = []
         fresh, free = self._pages_for(total_tokens), pool.free
         if prompt is not None:
-            chain = pool.find(prompt, (prompt_tokens - 1) // self.page_size)
+            chain = pool.find(prompt, (min(count_tokens(prompt), prompt_tokens) - 1) // self.page_size)
             fresh -= len(chain)
             free -= pool.count_cached(chain)
         if fresh > free:
@@ -157,7 +155,8 @@ class PagedKVCache:
         prompt, own = reservation.prompt, reservation.own
         if prompt is None:
             return
-        count = min(computed_tokens, reservation.prompt_tokens) // self.page_size - len(reservation.chain)
+        known = min(computed_tokens, reservation.prompt_tokens, count_tokens(prompt))
+        count = known // self.page_size - len(reservation.chain)
         if count > 0:
             self._pool.publish(prompt, reservation.chain, own[:count])
             del own[:count]

@@ -28,7 +28,7 @@ from llamatelemetry.inference.decisions import (
 from llamatelemetry.inference.kv_cache import PagedKVCache, Reservation
 from llamatelemetry.inference.policy import SchedulerConfig
 from llamatelemetry.inference.slots import SlotTable
-from llamatelemetry.inference.tokens import PackedTokens, count_tokens
+from llamatelemetry.inference.tokens import PackedTokens
 from llamatelemetry.inference.waiting import WaitingQueue
 
 _SMOOTHING: Final = 0.1
@@ -43,28 +43,40 @@ class _Running:
     cancelled: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class SlotGroup:
+    """One backend, as far as the scheduler sees it.
+
+    Attributes:
+        slots: Requests it runs at once.
+        kv: Pages to reserve for what runs there; None does not count them.
+    """
+
+    slots: int
+    kv: PagedKVCache | None = None
+
+
 class RequestScheduler:
     """Decides when each request may run. Not thread-safe; all times in seconds.
 
-    At most ``slots`` requests run. Which comes next is said by :class:`WaitingQueue`. The one that is
+    At most as many run as there are slots. Which comes next is said by :class:`WaitingQueue`. The one that is
     next waits until its KV pages are free, and nothing smaller goes before it: else a stream of small
     requests could keep a large one out for ever. Every waiting request is in memory once, and every
     call costs O(log n) or less of those that wait, amortised.
 
     Args:
         config: Policies and bounds.
-        slots: Requests that the backend runs at once.
-        kv: Pages to reserve for what runs; None does not count them.
+        groups: The backends. Slots are numbered from 0 through all of them.
     """
 
-    def __init__(self, config: SchedulerConfig, slots: int, kv: PagedKVCache | None = None) -> None:
+    def __init__(self, config: SchedulerConfig, *groups: SlotGroup) -> None:
         self.config: Final = config
-        self.kv: Final = kv
-        self._slots = SlotTable(slots)
+        self._slots = SlotTable(*(group.slots for group in groups))
+        self._kv = [group.kv for group in groups]
         self._queue = WaitingQueue(config)
         self._waiting: dict[int, Entry] = {}
         self._running: dict[int, _Running] = {}
-        limits = [config.context_length, None if kv is None else kv.capacity_tokens]
+        limits = [config.context_length, *(None if kv is None else kv.capacity_tokens for kv in self._kv)]
         self._limit = min((limit for limit in limits if limit is not None), default=None)
         self._closed = False
         self._last_finish: float | None = None
@@ -79,6 +91,11 @@ class RequestScheduler:
         """True when nothing waits and nothing runs."""
         return not self._waiting and not self._running
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return len(self._waiting)
+
     def submit(self, ticket: Ticket, now: float) -> Accepted | Rejected:
         """Lets a request in, or says why not.
 
@@ -89,8 +106,6 @@ class RequestScheduler:
         prompt_tokens, depth = ticket.prompt_tokens, len(self._waiting)
         if prompt_tokens < 1 or ticket.max_tokens < 1:
             raise InvalidRequestError("ticket", ticket, "give at least one prompt token and one to generate")
-        if ticket.tokens is not None and count_tokens(ticket.tokens) != prompt_tokens:
-            raise InvalidRequestError("ticket.tokens", ticket.tokens, f"give {prompt_tokens} tokens, as prompt_tokens")
         if ticket.id in self._waiting or ticket.id in self._running:
             raise IntegrityError("RequestScheduler", f"request {ticket.id} was submitted twice")
         config, limit = self.config, self._limit
@@ -119,15 +134,16 @@ class RequestScheduler:
         while slots.idle and (pick := queue.peek(now, slots.longest_prefix if slots.know_prefixes else None)):
             entry = pick.entry
             ticket = entry.ticket
+            slot, estimate = slots.choose(ticket.tokens)
+            kv = self._kv[slots.group_of(slot)]
             reservation: Reservation | None = None
-            if self.kv is not None:
+            if kv is not None:
                 tokens = ticket.tokens if self.config.shared_pages else None
-                reservation = self.kv.reserve(tokens, ticket.prompt_tokens, entry.cost)
+                reservation = kv.reserve(tokens, ticket.prompt_tokens, entry.cost)
                 if reservation is None:
                     break
             queue.take(pick)
             del self._waiting[ticket.id]
-            slot, estimate = slots.choose(ticket.tokens)
             slots.occupy(slot)
             if reservation is not None and reservation.prompt is not None:
                 estimate = reservation.cached_tokens
@@ -154,9 +170,9 @@ class RequestScheduler:
         """
         running = self._get_running(ticket_id)
         running.computed = True
-        reservation = running.admission.reservation
-        if self.kv is not None and reservation is not None:
-            self.kv.publish(reservation, reservation.prompt_tokens)
+        reservation, kv = running.admission.reservation, self._kv_of(running.admission)
+        if kv is not None and reservation is not None:
+            kv.publish(reservation, reservation.prompt_tokens)
 
     def finish(
         self, ticket_id: int, now: float, *, cached_tokens: int | None = None, held: PackedTokens | None = None
@@ -180,16 +196,41 @@ class RequestScheduler:
             self._reported_prompt += ticket.prompt_tokens
             self._reported_cached += cached_tokens
             self._estimated_cached += admission.cached_estimate
-        if self.kv is not None and reservation is not None:
+        kv = self._kv_of(admission)
+        if kv is not None and reservation is not None:
             if cached_tokens is not None:
-                self.kv.correct(reservation, cached_tokens)
-            self.kv.release(reservation)
+                kv.correct(reservation, cached_tokens)
+            kv.release(reservation)
         if held is None and running.computed:
             held = ticket.tokens
         self._slots.vacate(admission.slot, held)
         self._finished += 1
         self._note_completion(now)
         return Finished(ticket=ticket, slot=admission.slot, ran_s=now - running.since, cancelled=running.cancelled)
+
+    def put_back(self, ticket: Ticket) -> None:
+        """Lets a request that ran and produced nothing wait again, before all others of its tenant and level.
+
+        It is inside already: neither the bounds of the queue nor :meth:`drain` keep it out.
+
+        Raises:
+            IntegrityError: It waits or still runs.
+        """
+        if ticket.id in self._waiting or ticket.id in self._running:
+            raise IntegrityError("RequestScheduler", f"request {ticket.id} was put back and is not gone")
+        cost = ticket.prompt_tokens + ticket.max_tokens
+        self._waiting[ticket.id] = self._queue.add_first(
+            ticket, cost if self._limit is None else min(cost, self._limit)
+        )
+        self._accepted += 1
+
+    def withdraw(self, group: int) -> None:
+        """Admits nothing to a group any more, because its backend is gone; idempotent."""
+        self._slots.withdraw(group)
+
+    def restore(self, group: int) -> None:
+        """Admits to a group again, whose backend has begun anew and holds nothing."""
+        self._slots.restore(group)
 
     def cancel(self, ticket_id: int) -> Cancelled | None:
         """Takes a waiting request out, or marks a running one; None if it is neither, or marked already.
@@ -245,7 +286,7 @@ class RequestScheduler:
             reported_prompt_tokens=self._reported_prompt,
             reported_cached_tokens=self._reported_cached,
             estimated_cached_tokens=self._estimated_cached,
-            kv=None if self.kv is None else self.kv.stats(),
+            kv=tuple(kv.stats() for kv in self._kv if kv is not None),
         )
 
     def check_integrity(self) -> None:
@@ -256,16 +297,22 @@ class RequestScheduler:
         """
         self._queue.check_integrity()
         self._slots.check_integrity()
-        if self.kv is not None:
-            self.kv.check_integrity()
+        for kv in self._kv:
+            if kv is not None:
+                kv.check_integrity()
         if self._waiting != {entry.ticket.id: entry for entry in self._queue}:
             raise IntegrityError("RequestScheduler", "requests known to wait are not those in the queue")
         occupied = [running.admission.slot for running in self._running.values()]
-        if len(set(occupied)) != len(occupied) or len(occupied) + self._slots.idle != self._slots.slots:
-            raise IntegrityError("RequestScheduler", f"slots {sorted(occupied)} run, {self._slots.idle} are idle")
+        if len(set(occupied)) != len(occupied) or sorted(occupied) != self._slots.occupied():
+            raise IntegrityError(
+                "RequestScheduler", f"slots {sorted(occupied)} run and {self._slots.occupied()} are occupied"
+            )
         ended = self._expired + self._cancelled_waiting + self._finished
         if self._accepted != len(self._waiting) + len(self._running) + ended:
             raise IntegrityError("RequestScheduler", f"of {self._accepted} requests {ended} ended and others are lost")
+
+    def _kv_of(self, admission: Admission) -> PagedKVCache | None:
+        return self._kv[self._slots.group_of(admission.slot)]
 
     def _get_running(self, ticket_id: int) -> _Running:
         running = self._running.get(ticket_id)
