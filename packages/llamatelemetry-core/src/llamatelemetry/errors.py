@@ -194,6 +194,23 @@ class RequestCancelledError(LlamatelemetryError):
     """The request was cancelled before it finished."""
 
 
+class QueueFullError(LlamatelemetryError):
+    """The queue takes no more: send less, or send again later.
+
+    Attributes:
+        depth: What waits: requests, or tokens.
+        limit: Most that may.
+        retry_after_s: Seconds until there should be room; None if that is not known.
+    """
+
+    def __init__(self, depth: int, limit: int, *, unit: str, retry_after_s: float | None) -> None:
+        self.depth = depth
+        self.limit = limit
+        self.retry_after_s = retry_after_s
+        later = "later" if retry_after_s is None else f"in about {retry_after_s:.1f} s"
+        super().__init__(f"{depth} {unit} wait and {limit} is the limit: send it again {later}, or allow more")
+
+
 class DeadlineExceededError(LlamatelemetryError, TimeoutError):
     """The request's ``deadline_s`` passed before it could run."""
 

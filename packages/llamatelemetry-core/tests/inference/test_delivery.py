@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -17,13 +16,6 @@ from llamatelemetry.inference.delivery import DELTA_LIMIT, DeltaQueue, LoopDelta
 from llamatelemetry.inference.engine import InferenceEngine
 
 MANY = DELTA_LIMIT * 3
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
-    limit = time.monotonic() + timeout_s
-    while not condition() and time.monotonic() < limit:
-        time.sleep(0.005)
-    return condition()
 
 
 def write(deltas: DeltaQueue | LoopDeltas, count: int, held: list[int]) -> None:
@@ -43,7 +35,7 @@ def test_every_delta_arrives_once_and_in_order_whatever_the_bound(limit: int, co
     assert received == [str(number) for number in range(count)]
 
 
-def test_a_writer_is_held_back_until_half_is_read_and_told_for_how_long() -> None:
+def test_a_writer_is_held_back_until_half_is_read_and_told_for_how_long(eventually) -> None:
     deltas, held = DeltaQueue(SYSTEM_CLOCK, 10), []
     writer = threading.Thread(target=write, args=(deltas, 12, held))
     writer.start()
@@ -60,7 +52,7 @@ def test_a_writer_is_held_back_until_half_is_read_and_told_for_how_long() -> Non
 
 
 @pytest.mark.parametrize("kind", ["thread", "loop"])
-def test_letting_go_frees_a_writer_that_nobody_reads_from(kind: str) -> None:
+def test_letting_go_frees_a_writer_that_nobody_reads_from(kind: str, eventually) -> None:
     async def main() -> None:
         deltas = (
             DeltaQueue(SYSTEM_CLOCK, 4) if kind == "thread" else LoopDeltas(asyncio.get_running_loop(), SYSTEM_CLOCK, 4)
@@ -108,7 +100,7 @@ def test_closing_the_engine_does_not_wait_for_a_reader_who_never_comes() -> None
     assert stream.result().output_tokens == MANY
 
 
-def test_a_held_back_request_can_be_cancelled() -> None:
+def test_a_held_back_request_can_be_cancelled(eventually) -> None:
     with InferenceEngine(EchoBackend(EchoScript(tokens=["x"] * MANY), slots=1)) as engine:
         stream = engine.stream(InferenceRequest(prompt="x"))
         next(stream)

@@ -9,7 +9,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,49 +29,9 @@ from llamatelemetry.errors import (
     StreamInterruptedError,
 )
 from llamatelemetry.inference.engine import InferenceEngine
-from llamatelemetry.inference.record import FinishedRecord, Opening
-from llamatelemetry.inference.sink import install_sink
 from llamatelemetry.testing.emitted import spans_from_otlp_json
 
 SLOW = EchoScript(tokens=["tick "] * 10_000, per_token_s=0.01)
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
-    limit = time.monotonic() + timeout_s
-    while time.monotonic() < limit:
-        if condition():
-            return True
-        time.sleep(0.005)
-    return condition()
-
-
-class KeptTrace:
-    trace_id = "0" * 31 + "1"
-    traceparent = None
-
-    def __init__(self, records: list[FinishedRecord]) -> None:
-        self._records = records
-
-    def finish(self, record: FinishedRecord) -> None:
-        self._records.append(record)
-
-
-class KeepingSink:
-    def __init__(self) -> None:
-        self.records: list[FinishedRecord] = []
-        self.openings: list[Opening] = []
-
-    def begin(self, opening: Opening) -> KeptTrace:
-        self.openings.append(opening)
-        return KeptTrace(self.records)
-
-
-@pytest.fixture
-def sink() -> Iterator[KeepingSink]:
-    keeping = KeepingSink()
-    install_sink(keeping)
-    yield keeping
-    install_sink(None)
 
 
 def test_every_way_to_ask_gives_the_same_answer() -> None:
@@ -190,7 +150,7 @@ def test_a_stream_that_just_stops_is_an_interruption_and_not_an_answer() -> None
     assert caught.value.partial.text == "half"
 
 
-def test_cancelling_a_waiting_request_leaves_the_queue_and_never_reaches_the_backend(sink: KeepingSink) -> None:
+def test_cancelling_a_waiting_request_leaves_the_queue_and_never_reaches_the_backend(sink) -> None:
     backend = CountingBackend(SLOW, slots=1)
     with InferenceEngine(backend) as engine:
         running = engine.stream(InferenceRequest(prompt="x"))
@@ -209,7 +169,7 @@ def test_cancelling_a_waiting_request_leaves_the_queue_and_never_reaches_the_bac
 
 @pytest.mark.parametrize("how", ["future", "stream", "with", "abandoned"])
 def test_however_a_running_request_is_given_up_its_slot_is_free_and_its_record_ends_once(
-    how: str, sink: KeepingSink
+    how: str, sink, eventually
 ) -> None:
     with InferenceEngine(EchoBackend(SLOW, slots=1)) as engine:
         request = InferenceRequest(prompt="x")
@@ -236,7 +196,7 @@ def test_however_a_running_request_is_given_up_its_slot_is_free_and_its_record_e
         assert [record.finish_reason for record in sink.records] == ["cancelled"]
 
 
-def test_cancelling_a_task_frees_the_slot(sink: KeepingSink) -> None:
+def test_cancelling_a_task_frees_the_slot(sink, eventually) -> None:
     async def main(engine: InferenceEngine) -> None:
         generating = asyncio.create_task(engine.agenerate(InferenceRequest(prompt="x")))
 
@@ -285,7 +245,7 @@ def test_closing_drains_what_was_submitted() -> None:
     assert [future.result(timeout=0).output_tokens for future in futures] == [3] * 5
 
 
-def test_closing_without_draining_ends_every_request_with_one_typed_error(sink: KeepingSink) -> None:
+def test_closing_without_draining_ends_every_request_with_one_typed_error(sink) -> None:
     engine = InferenceEngine(EchoBackend(SLOW, slots=1))
     stream = engine.stream(InferenceRequest(prompt="x"))
     next(stream)
@@ -332,7 +292,7 @@ def test_options_that_fit_nothing_are_named() -> None:
         InferenceEngine("echo", no_such_option=1)
 
 
-def test_tokens_are_counted_by_the_queue_depth_they_met(sink: KeepingSink) -> None:
+def test_tokens_are_counted_by_the_queue_depth_they_met(sink) -> None:
     with InferenceEngine(EchoBackend(SLOW, slots=1)) as engine:
         stream = engine.stream(InferenceRequest(prompt="x"))
         next(stream)

@@ -28,7 +28,7 @@ from llamatelemetry.errors import IntegrityError
 from llamatelemetry.inference.decisions import Accepted, Admission, Expired, Rejected, Ticket
 from llamatelemetry.inference.kv_cache import PagedKVCache, Reservation
 from llamatelemetry.inference.policy import SchedulerConfig
-from llamatelemetry.inference.scheduler import RequestScheduler
+from llamatelemetry.inference.scheduler import RequestScheduler, SlotGroup
 from llamatelemetry.inference.slots import SlotTable
 from llamatelemetry.inference.tokens import pack_tokens
 
@@ -446,7 +446,7 @@ class SchedulerHistory(RuleBasedStateMachine):
     @initialize(config=CONFIGS, slots=st.integers(1, 4), pages=st.none() | st.integers(6, 24))
     def make(self, config: SchedulerConfig, slots: int, pages: int | None) -> None:
         self.config = config
-        self.scheduler = RequestScheduler(config, slots, None if pages is None else PagedKVCache(pages, 2))
+        self.scheduler = RequestScheduler(config, SlotGroup(slots, None if pages is None else PagedKVCache(pages, 2)))
         self.queue = QueueModel(config)
         self.slots = SlotsModel(slots)
         self.pages = None if pages is None else PagesModel(pages, 2)
@@ -649,7 +649,7 @@ class SchedulerHistory(RuleBasedStateMachine):
         assert self.scheduler.idle
         assert self.ends == Counter(self.accepted)
         self.scheduler.check_integrity()
-        assert self.scheduler.kv is None or self.scheduler.kv.stats().used == 0
+        assert all(group.kv is None or group.kv.used == 0 for group in self.scheduler.stats().groups)
 
 
 @pytest.mark.parametrize("seed", range(100))

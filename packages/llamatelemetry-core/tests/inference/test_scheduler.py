@@ -10,7 +10,7 @@ from llamatelemetry.errors import IntegrityError, InvalidRequestError
 from llamatelemetry.inference.decisions import Accepted, Admission, Cancelled, Expired, Rejected, Ticket
 from llamatelemetry.inference.kv_cache import PagedKVCache
 from llamatelemetry.inference.policy import FIFO, SchedulerConfig
-from llamatelemetry.inference.scheduler import RequestScheduler
+from llamatelemetry.inference.scheduler import RequestScheduler, SlotGroup
 from llamatelemetry.inference.tokens import pack_tokens
 
 
@@ -18,7 +18,7 @@ class Desk:
     """A scheduler, driven by hand: submits, serves one at a time, and remembers the order."""
 
     def __init__(self, config: SchedulerConfig, slots: int = 1, kv: PagedKVCache | None = None) -> None:
-        self.scheduler = RequestScheduler(config, slots, kv)
+        self.scheduler = RequestScheduler(config, SlotGroup(slots, kv))
         self.now = 0.0
         self.numbers = count()
         self.order: list[Admission] = []
@@ -492,10 +492,10 @@ def test_reported_and_estimated_cached_tokens_are_told_apart() -> None:
         (admission,) = desk.admit()
         assert isinstance(admission, Admission)
         desk.finish(admission, cached_tokens=25 if admission.cached_estimate else 0)
-    stats = desk.scheduler.stats()
-    assert (stats.estimated_cached_tokens, stats.reported_cached_tokens, stats.reported_prompt_tokens) == (32, 25, 80)
-    assert stats.kv is not None
-    assert stats.kv.reported_hit_tokens == 25
+    (group,) = desk.scheduler.stats().groups
+    assert (group.estimated_cached_tokens, group.reported_cached_tokens, group.reported_prompt_tokens) == (32, 25, 80)
+    assert group.kv is not None
+    assert group.kv.reported_hit_tokens == 25
 
 
 def test_the_figures_count_every_decision() -> None:
@@ -536,3 +536,42 @@ def test_requests_that_come_and_go_while_one_runs_leave_nothing_behind() -> None
     churn(5000)
     assert sys.getallocatedblocks() - before < 500
     desk.scheduler.check_integrity()
+
+
+def test_a_request_put_back_runs_before_all_others_of_its_kind_and_is_counted() -> None:
+    desk = Desk(FIFO)
+    for _ in range(3):
+        desk.say(1, 2)
+    (first,) = desk.admit()
+    assert isinstance(first, Admission)
+    desk.finish(first)
+    desk.scheduler.put_back(first.ticket)
+    desk.scheduler.check_integrity()
+    (again,) = desk.admit()
+    assert isinstance(again, Admission)
+    assert again.ticket == first.ticket
+    with pytest.raises(IntegrityError):
+        desk.scheduler.put_back(first.ticket)
+    desk.finish(again)
+    assert desk.scheduler.stats().waiting == 2
+
+
+def test_a_group_whose_backend_is_gone_runs_nothing_until_it_is_back() -> None:
+    scheduler = RequestScheduler(FIFO, SlotGroup(1), SlotGroup(1))
+    for number in range(4):
+        scheduler.submit(Ticket(id=number, prompt_tokens=1, max_tokens=1, submitted=0.0), 0.0)
+    first, second = scheduler.admit(0.0)
+    assert isinstance(first, Admission)
+    assert isinstance(second, Admission)
+    assert {first.slot, second.slot} == {0, 1}
+    scheduler.withdraw(0)
+    for each in (first, second):
+        scheduler.finish(each.ticket.id, 1.0)
+    (third,) = scheduler.admit(1.0)
+    assert isinstance(third, Admission)
+    assert third.slot == 1
+    scheduler.check_integrity()
+    scheduler.restore(0)
+    (fourth,) = scheduler.admit(1.0)
+    assert isinstance(fourth, Admission)
+    assert fourth.slot == 0

@@ -63,7 +63,7 @@ def test_slots_given_or_taken_twice_are_noticed() -> None:
     with pytest.raises(IntegrityError, match="vacated twice"):
         table.vacate(0, None)
     table.occupy(0)
-    with pytest.raises(IntegrityError, match="occupied twice"):
+    with pytest.raises(IntegrityError, match="was occupied and is not on offer"):
         table.occupy(0)
     with pytest.raises(IntegrityError, match="none is idle"):
         table.choose(None)
@@ -81,9 +81,9 @@ def test_a_backend_without_slots_is_refused() -> None:
     [
         lambda table: table._by_content.pop(),
         lambda table: table._by_content.reverse(),
-        lambda table: table._idle.pop(0),
-        lambda table: table._idle.move_to_end(0),
-        lambda table: table._idle.__setitem__(9, 99),
+        lambda table: table._idle[0].pop(0),
+        lambda table: table._idle[0].move_to_end(0),
+        lambda table: table._idle[0].__setitem__(1, -1),
     ],
 )
 def test_damaged_books_are_noticed(damage) -> None:
@@ -92,3 +92,43 @@ def test_damaged_books_are_noticed(damage) -> None:
     damage(table)
     with pytest.raises(IntegrityError):
         table.check_integrity()
+
+
+def test_with_nothing_known_the_least_busy_group_is_chosen() -> None:
+    table = SlotTable(4, 2)
+    taken = []
+    for _ in range(6):
+        slot, _ = table.choose(None)
+        table.occupy(slot)
+        taken.append(table.group_of(slot))
+    assert taken == [0, 1, 0, 0, 1, 0]
+    assert [table.busy(0), table.busy(1)] == [4, 2]
+
+
+def test_a_known_prefix_outweighs_a_busier_group_and_load_decides_between_equals() -> None:
+    table = SlotTable(2, 2)
+    for slot in range(4):
+        table.occupy(slot)
+    table.vacate(1, pack_tokens([1, 2, 3]))
+    table.vacate(3, pack_tokens([1, 2, 4]))
+    table.vacate(2, pack_tokens([9]))
+    assert table.choose(pack_tokens([1, 2, 3, 5])) == (1, 3)
+    assert table.choose(pack_tokens([1, 2, 7])) == (3, 2)
+
+
+def test_a_withdrawn_group_is_not_on_offer_and_comes_back_knowing_nothing() -> None:
+    table = SlotTable(1, 2)
+    table.occupy(1)
+    table.occupy(2)
+    table.vacate(2, pack_tokens([1, 2, 3]))
+    table.withdraw(1)
+    table.vacate(1, pack_tokens([1, 2, 3]))
+    assert table.idle == 1
+    assert table.choose(pack_tokens([1, 2, 3])) == (0, 0)
+    with pytest.raises(IntegrityError):
+        table.occupy(1)
+    table.check_integrity()
+    table.restore(1)
+    assert table.idle == 3
+    assert table.longest_prefix(pack_tokens([1, 2, 3])) == 0
+    table.check_integrity()

@@ -138,6 +138,27 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupStats:
+    """One group of slots at one moment, and its counts since the scheduler was made.
+
+    Attributes:
+        running: Requests that run.
+        slots: Most that can.
+        reported_prompt_tokens: Prompt tokens of the finished requests whose cached tokens the backend told.
+        reported_cached_tokens: Those of them that it took from its cache.
+        estimated_cached_tokens: Those of them that were estimated to be there, at admission.
+        kv: The KV cache; None if pages are not counted.
+    """
+
+    running: int
+    slots: int
+    reported_prompt_tokens: int
+    reported_cached_tokens: int
+    estimated_cached_tokens: int
+    kv: KVStats | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerStats:
     """The scheduler at one moment, and its counts since it was made.
 
@@ -154,10 +175,7 @@ class SchedulerStats:
         cancelled_running: Requests cancelled while they ran.
         finished: Requests that ran to their end, cancelled ones included.
         retry_after_s: Seconds between two completions of late while others wait; None before there were two.
-        reported_prompt_tokens: Prompt tokens of the finished requests whose cached tokens the backend told.
-        reported_cached_tokens: Those of them that it took from its cache.
-        estimated_cached_tokens: Those of them that were estimated to be there, at admission.
-        kv: The KV caches of the groups whose pages are counted.
+        groups: Each group of slots.
     """
 
     waiting: int
@@ -172,7 +190,4 @@ class SchedulerStats:
     cancelled_running: int
     finished: int
     retry_after_s: float | None
-    reported_prompt_tokens: int
-    reported_cached_tokens: int
-    estimated_cached_tokens: int
-    kv: tuple[KVStats, ...]
+    groups: tuple[GroupStats, ...]

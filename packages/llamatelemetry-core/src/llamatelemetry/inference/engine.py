@@ -1,86 +1,128 @@
-"""The engine: requests go in, run in order of arrival on the backend's slots, results come out.
+"""The engine: requests go in, the scheduler orders them, backends run them, results come out.
 
-One thread per slot in flight, started when first needed; queued requests cost memory, not threads.
-Ordering lives in one place, the queue below, which the scheduler will take over.
+This is the face of it. The order is decided in :mod:`.scheduler`, threads and retries are in
+:mod:`.dispatcher`, and what a prompt weighs is found out in :mod:`.prompts`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import os
-import threading
-import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self
 
-from llamatelemetry.backends.protocol import Backend, ModelInfo
+from llamatelemetry.backends.protocol import Backend, ModelInfo, StreamEnd
 from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.clock import SYSTEM_CLOCK, Clock
-from llamatelemetry.errors import ConfigurationError, EngineClosedError, RequestCancelledError
+from llamatelemetry.errors import ConfigurationError, EngineClosedError, NotSupportedError
 from llamatelemetry.inference import live
+from llamatelemetry.inference.decisions import Ticket
 from llamatelemetry.inference.delivery import DeltaQueue, DeltaSink, LoopDeltas
+from llamatelemetry.inference.dispatcher import Dispatcher
 from llamatelemetry.inference.job import InferenceFuture, Job
+from llamatelemetry.inference.kv_cache import PagedKVCache
+from llamatelemetry.inference.lane import Lane
+from llamatelemetry.inference.policy import SchedulerConfig
+from llamatelemetry.inference.prompts import PromptTokenizer
 from llamatelemetry.inference.record import EventRecorder
 from llamatelemetry.inference.result import InferenceResult
+from llamatelemetry.inference.retry import RetryPolicy
+from llamatelemetry.inference.scheduler import RequestScheduler, SlotGroup
 from llamatelemetry.inference.sink import current_sink
+from llamatelemetry.inference.stats import engine_stats
 from llamatelemetry.inference.stream import AsyncInferenceStream, InferenceStream
 
-_CANCEL_GRACE_S: Final = 2.0
-"""A cancelled request that a backend does not let go of is left to its daemon thread after this."""
+PAGE_SIZE: Final = 64
+"""Tokens in a page of KV cache, in the engine's books."""
+
+_OPEN_ENDED_TOKENS: Final = 512
+"""What a request without ``max_tokens`` is taken to generate where its slot's size is not known."""
+
+_NEAR_LIMIT: Final = 0.9
+"""Share of a slot from which an estimate is not good enough, and the backend is asked for the count."""
+
+_numbers = itertools.count(1)
 
 
 class InferenceEngine:
-    """Runs requests on one backend, at most ``info.slots`` at a time, in order of arrival.
+    """Runs requests on one backend or several, never more at once than they have slots.
 
-    The backend is opened here, so a constructed engine is ready. Use it as a context manager, or
-    call :meth:`close`. All methods are thread-safe. An engine does not survive a fork.
+    Backends are opened here, so a constructed engine is ready. Use it as a context manager, or call
+    :meth:`close`. All methods are thread-safe. An engine does not survive a fork.
 
     Args:
-        backend: A registered name (``"echo"``, ``"llamacpp"``) or a backend object.
+        backend: A registered name (``"echo"``, ``"llamacpp"``), a backend object, or several of
+            these that serve the same model.
+        scheduling: Order and bounds of the queue; by default priorities with ageing, tenants by
+            fair share, deadlines and prefixes, each of which does nothing unless requests use it.
+        retry: When a request that failed before its first token is tried again.
         clock: Time that requests are measured on.
         options: Given to the named backend's constructor, such as ``model=`` or ``server_url=``.
 
     Raises:
         UnknownNameError: No installed plugin registers the name.
-        ConfigurationError: The named backend has no such option.
-        BackendStartError: The backend did not become ready.
+        ConfigurationError: The named backend has no such option, or several serve different models.
+        BackendStartError: A backend did not become ready.
     """
 
-    def __init__(self, backend: str | Backend, *, clock: Clock = SYSTEM_CLOCK, **options: Any) -> None:
-        self._backend = _make_backend(backend, options)
+    def __init__(
+        self,
+        backend: str | Backend | Sequence[str | Backend],
+        *,
+        scheduling: SchedulerConfig | None = None,
+        retry: RetryPolicy | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        **options: Any,
+    ) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._queue: OrderedDict[int, Job] = OrderedDict()
-        self._running: set[Job] = set()
-        self._threads: list[threading.Thread] = []
-        self._idle = 0
-        self._closing = False
         self._pid = os.getpid()
-        try:
-            self.info: ModelInfo = self._backend.open()
-        except BaseException:
-            self._backend.close()
-            raise
+        backends = [backend] if isinstance(backend, str | Backend) else [*backend]
+        if not backends:
+            raise ConfigurationError("backend", backends, "give at least one")
+        made = [_make_backend(each, options) for each in backends]
+        with ExitStack() as undo:
+            for each in made:
+                undo.callback(each.close)
+            lanes = _open_lanes(made)
+            undo.pop_all()
+        self._lanes: tuple[Lane, ...] = lanes
+        self.info: ModelInfo = _info_of(lanes)
+        self._prompts = PromptTokenizer(lanes[0].backend.tokenize)
+        self._limit = min((i.context_length for i in _infos(lanes) if i.context_length is not None), default=None)
+        self._scheduling = scheduling or SchedulerConfig(shared_pages=False)
+        self._dispatcher = Dispatcher(
+            lanes,
+            self._scheduler_of(lanes),
+            retry=retry or RetryPolicy(),
+            clock=clock,
+            page_size=PAGE_SIZE,
+            learn=self._learn,
+        )
         live.add(self)
 
     def submit(self, request: InferenceRequest) -> InferenceFuture:
         """Queues a request and returns a cancellable future of its :class:`InferenceResult`.
 
         Raises:
+            QueueFullError: The queue takes no more.
+            ContextOverflowError: The prompt fits no slot.
+            DeadlineExceededError: Its deadline has passed already.
+            NotSupportedError: It is for embeddings, which the backend does not make.
             EngineClosedError: The engine is closed, or belongs to the process this one forked from.
         """
-        return self._enqueue(request, None).future
+        return self._enqueue(request, None)
 
     def generate(self, request: InferenceRequest) -> InferenceResult:
         """Runs a request and waits for its result; an interrupt cancels the request.
 
         Raises:
-            EngineClosedError: The engine is closed.
-            LlamatelemetryError: The request failed; ``error.partial`` holds what was generated.
+            LlamatelemetryError: It was not let in, as :meth:`submit` says, or failed;
+                ``error.partial`` holds what was generated.
         """
         future = self.submit(request)
         try:
@@ -89,35 +131,45 @@ class InferenceEngine:
             future.abandon()
             raise
 
+    def embed(self, texts: Sequence[str]) -> tuple[tuple[float, ...], ...]:
+        """One vector per text.
+
+        Raises:
+            NotSupportedError: The backend makes no embeddings; the message says how it would.
+            LlamatelemetryError: The request failed.
+        """
+        return self.generate(InferenceRequest(input=texts)).embeddings
+
     def stream(self, request: InferenceRequest) -> InferenceStream:
         """Queues a request and returns an iterator over its deltas.
 
         Raises:
-            EngineClosedError: The engine is closed.
+            LlamatelemetryError: It was not let in, as :meth:`submit` says.
         """
         deltas = DeltaQueue(self._clock)
-        return InferenceStream(self._enqueue(request, deltas).future, deltas)
+        return InferenceStream(self._enqueue(request, deltas), deltas)
 
     async def agenerate(self, request: InferenceRequest) -> InferenceResult:
         """:meth:`generate` for asyncio; cancelling the task cancels the request."""
-        return await asyncio.wrap_future(self.submit(request))
+        return await asyncio.wrap_future(await self._enqueue_async(request, None))
 
     def astream(self, request: InferenceRequest) -> AsyncInferenceStream:
-        """:meth:`stream` for asyncio; call it with the event loop running."""
+        """:meth:`stream` for asyncio; call it with the event loop running.
+
+        What :meth:`submit` raises is raised by the first step of the iteration.
+        """
         deltas = LoopDeltas(asyncio.get_running_loop(), self._clock)
-        return AsyncInferenceStream(self._enqueue(request, deltas).future, deltas)
+        return AsyncInferenceStream(asyncio.ensure_future(self._enqueue_async(request, deltas)), deltas)
 
     def stats(self) -> live.EngineStats:
-        """How many requests wait and run at this moment."""
-        with self._lock:
-            return live.EngineStats(
-                model=self.info,
-                queue_depth=len(self._queue),
-                requests_active=len(self._running),
-            )
+        """The engine's figures at this moment."""
+        scheduled, tally = self._dispatcher.stats()
+        return engine_stats(
+            self.info, _infos(self._lanes), scheduled, tally, kv_estimated=not self._scheduling.shared_pages
+        )
 
     def close(self, *, drain: bool = True, timeout_s: float | None = None) -> None:
-        """Ends the engine and closes the backend; idempotent.
+        """Ends the engine and closes its backends; idempotent.
 
         Args:
             drain: Finish what was submitted; False cancels it.
@@ -125,25 +177,9 @@ class InferenceEngine:
         """
         if self._pid != os.getpid():
             return
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-            if drain:
-                for job in (*self._queue.values(), *self._running):
-                    job.release_reader()
-                self._changed.wait_for(lambda: not self._queue and not self._running, timeout_s)
-            waiting = list(self._queue.values())
-            self._queue.clear()
-            running = list(self._running)
-        for job in waiting:
-            job.finish_unrun(EngineClosedError("the engine was closed before the request could run"))
-        for job in running:
-            job.cancel_reason = EngineClosedError("the engine was closed while the request ran")
-            job.cancel.cancel()
-        limit = time.monotonic() + _CANCEL_GRACE_S
-        for thread in self._threads:
-            thread.join(max(0.0, limit - time.monotonic()))
-        self._backend.close()
+        self._dispatcher.close(drain=drain, timeout_s=timeout_s)
+        for lane in self._lanes:
+            lane.backend.close()
         live.discard(self)
 
     def __enter__(self) -> Self:
@@ -155,64 +191,98 @@ class InferenceEngine:
         # Leaving by an exception, Ctrl-C above all, must not wait for answers nobody will read.
         self.close(drain=kind is None)
 
-    def _enqueue(self, request: InferenceRequest, deltas: DeltaSink | None) -> Job:
-        self._check_open()
+    def _enqueue(self, request: InferenceRequest, deltas: DeltaSink | None) -> InferenceFuture:
+        if self._pid != os.getpid():
+            raise EngineClosedError("an engine does not survive a fork; make one in the child process")
+        self._dispatcher.check_open()
+        if request.input is not None and not self.info.embeddings:
+            raise NotSupportedError(f"{self.info.model} was opened without embeddings: open the backend with them")
         recorder = EventRecorder(
             request,
             self.info,
             streaming=deltas is not None,
-            queue_depth=len(self._queue),
+            queue_depth=self._dispatcher.depth,
             clock=self._clock,
         )
         job = Job(recorder, current_sink().begin(recorder.opening), deltas)
-        with self._changed:
-            closed = self._closing
-            if not closed:
-                self._queue[id(job)] = job
-                if self._idle < len(self._queue) and len(self._threads) < self.info.slots:
-                    self._start_worker()
-                self._changed.notify()
-        if closed:
-            job.finish_unrun(EngineClosedError("the engine is closed; make a new one"))
-            job.future.result()
-        job.cancel.on_cancel(lambda: self._cancel_waiting(job))
-        return job
+        self._dispatcher.submit(job, self._ticket(request))
+        return job.future
 
-    def _check_open(self) -> None:
-        if self._pid != os.getpid():
-            raise EngineClosedError("an engine does not survive a fork; make one in the child process")
-        if self._closing:
-            raise EngineClosedError("the engine is closed; make a new one")
+    async def _enqueue_async(self, request: InferenceRequest, deltas: DeltaSink | None) -> InferenceFuture:
+        """Queues a request without holding up the event loop while its prompt is tokenized elsewhere."""
+        if self.info.in_process:
+            return self._enqueue(request, deltas)
+        entering = asyncio.ensure_future(asyncio.to_thread(self._enqueue, request, deltas))
+        try:
+            return await asyncio.shield(entering)
+        except asyncio.CancelledError:
+            entering.add_done_callback(_cancel_entered)
+            raise
 
-    def _cancel_waiting(self, job: Job) -> None:
-        with self._changed:
-            waiting = self._queue.pop(id(job), None)
-            self._changed.notify_all()
-        if waiting is not None:
-            waiting.finish_unrun(RequestCancelledError("the request was cancelled while it waited"))
+    def _ticket(self, request: InferenceRequest) -> Ticket:
+        submitted = self._clock.monotonic_ns() * 1e-9
+        prompt = self._prompts.prompt_of(request)
+        count, limit = prompt.count, self._limit
+        if limit is not None and count > _NEAR_LIMIT * limit:
+            count = self._lanes[0].backend.count_prompt_tokens(request) or count
+        room = _OPEN_ENDED_TOKENS if limit is None else max(1, limit - count)
+        return Ticket(
+            id=next(_numbers),
+            prompt_tokens=count,
+            max_tokens=request.max_tokens or room,
+            submitted=submitted,
+            tenant=request.tenant,
+            priority=request.priority,
+            deadline=None if request.deadline_s is None else submitted + request.deadline_s,
+            tokens=prompt.tokens,
+        )
 
-    def _start_worker(self) -> None:
-        thread = threading.Thread(target=self._work, name=f"llamatelemetry-slot-{len(self._threads)}", daemon=True)
-        self._threads.append(thread)
-        thread.start()
+    def _learn(self, job: Job, end: StreamEnd) -> None:
+        if end.usage.input_tokens is not None:
+            self._prompts.learn(job.request, end.usage.input_tokens)
 
-    def _work(self) -> None:
-        while (job := self._next_job()) is not None:
-            job.run(self._backend)
-            with self._changed:
-                self._running.discard(job)
-                self._changed.notify_all()
+    def _scheduler_of(self, lanes: tuple[Lane, ...]) -> RequestScheduler:
+        config = self._scheduling
+        if config.context_length is None:
+            config = replace(config, context_length=self._limit)
+        return RequestScheduler(config, *(SlotGroup(lane.info.slots, _pages_of(lane.info)) for lane in lanes))
 
-    def _next_job(self) -> Job | None:
-        with self._changed:
-            self._idle += 1
-            self._changed.wait_for(lambda: self._queue or self._closing)
-            self._idle -= 1
-            if not self._queue:
-                return None
-            _, job = self._queue.popitem(last=False)
-            self._running.add(job)
-            return job
+
+def _infos(lanes: Sequence[Lane]) -> list[ModelInfo]:
+    return [lane.info for lane in lanes]
+
+
+def _info_of(lanes: tuple[Lane, ...]) -> ModelInfo:
+    """What is true of all lanes; a request's address is not known before it has a slot."""
+    first = lanes[0].info
+    if len(lanes) == 1:
+        return first
+    for lane in lanes[1:]:
+        if (lane.info.model, lane.info.provider) != (first.model, first.provider):
+            raise ConfigurationError("backend", [info.model for info in _infos(lanes)], "give backends of one model")
+    return replace(first, slots=sum(info.slots for info in _infos(lanes)), server_address=None, server_port=None)
+
+
+def _pages_of(info: ModelInfo) -> PagedKVCache | None:
+    if info.context_length is None:
+        return None
+    tokens = info.kv_tokens or info.slots * info.context_length
+    return PagedKVCache(max(1, tokens // PAGE_SIZE), PAGE_SIZE)
+
+
+def _open_lanes(backends: Sequence[Backend]) -> tuple[Lane, ...]:
+    lanes: list[Lane] = []
+    first_slot = 0
+    for index, backend in enumerate(backends):
+        lane = Lane(backend, backend.open(), index=index, first_slot=first_slot)
+        lanes.append(lane)
+        first_slot += lane.info.slots
+    return tuple(lanes)
+
+
+def _cancel_entered(entering: asyncio.Future[InferenceFuture]) -> None:
+    if not entering.cancelled() and entering.exception() is None:
+        entering.result().abandon()
 
 
 def _make_backend(backend: str | Backend, options: dict[str, Any]) -> Backend:

@@ -13,9 +13,9 @@ from llamatelemetry.backends.protocol import (
     StreamEnd,
     TokenDelta,
 )
+from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.errors import (
     BackendError,
-    DeadlineExceededError,
     EngineClosedError,
     LlamatelemetryError,
     RequestCancelledError,
@@ -69,9 +69,15 @@ class InferenceFuture(Future[InferenceResult]):
 
 
 class Job:
-    """A request, its timestamps, its trace and the future that is settled exactly once."""
+    """A request, its timestamps, its trace and the future that is settled exactly once.
 
-    __slots__ = ("_deltas", "_reasoning", "_text", "cancel", "cancel_reason", "future", "recorder", "trace")
+    Args:
+        recorder: Its timestamps.
+        trace: Its place in a trace.
+        deltas: Where its deltas go; None keeps them for the result alone.
+    """
+
+    __slots__ = ("_deltas", "_reasoning", "_text", "cancel", "cancel_reason", "future", "recorder", "restarts", "trace")
 
     def __init__(self, recorder: EventRecorder, trace: RequestTrace, deltas: DeltaSink | None) -> None:
         self.recorder: EventRecorder = recorder
@@ -79,71 +85,52 @@ class Job:
         self.cancel: CancelToken = CancelToken()
         self.future: InferenceFuture = InferenceFuture(self.cancel, trace.trace_id)
         self.cancel_reason: LlamatelemetryError | None = None
+        self.restarts: int = 0
         self._deltas = deltas
         if deltas is not None:
             self.cancel.on_cancel(deltas.let_go)
         self._text: list[str] = []
         self._reasoning: list[str] = []
 
-    def run(self, backend: Backend) -> None:
-        """Streams the answer in this thread and settles the future. Never raises."""
-        deadline_s = self.recorder.opening.request.deadline_s
-        waited_s = self.recorder.waited_s
-        if deadline_s is not None and waited_s > deadline_s:
-            self.finish_unrun(DeadlineExceededError(deadline_s, waited_s))
-            return
+    @property
+    def request(self) -> InferenceRequest:
+        """What was asked."""
+        return self.recorder.opening.request
+
+    @property
+    def produced(self) -> bool:
+        """True once a delta has come: it cannot be tried again from then on."""
+        return self.recorder.has_tokens
+
+    def attempt(self, backend: Backend, placement: Placement, first_token: Callable[[], None]) -> StreamEnd:
+        """Streams the answer in this thread, once.
+
+        Args:
+            backend: Who answers.
+            placement: Where.
+            first_token: Called when the first delta has come.
+
+        Raises:
+            LlamatelemetryError: It failed or was cancelled; what came before that is kept.
+        """
+        self._check_wanted()
         self.recorder.dispatched()
         self.future.mark_started()
-        end: StreamEnd | None = None
-        error: LlamatelemetryError | None = None
         try:
-            end = self._consume(backend)
-        except LlamatelemetryError as raised:
-            error = raised
-        except Exception as raised:  # noqa: BLE001 - a backend may fail in any way; the caller gets one kind of error
-            error = BackendError(f"the backend failed with {type(raised).__name__}: {raised}")
-            error.__cause__ = raised
-        if self.cancel.cancelled and end is None:
-            error = self.cancel_reason or RequestCancelledError("the request was cancelled while it ran")
-        elif end is None and error is None:
-            error = StreamInterruptedError("the backend's stream ended before the answer was finished")
-        self._settle(end, error)
+            end = self._consume(backend, placement, first_token)
+        except LlamatelemetryError:
+            self._check_wanted()
+            raise
+        except Exception as raised:  # a backend may fail in any way; the caller gets one kind of error
+            self._check_wanted()
+            raise BackendError(f"the backend failed with {type(raised).__name__}: {raised}") from raised
+        if end is None:
+            self._check_wanted()
+            raise StreamInterruptedError("the backend's stream ended before the answer was finished")
+        return end
 
-    def release_reader(self) -> None:
-        """Holds the answer back no more for its reader: the engine waits for the end."""
-        if self._deltas is not None:
-            self._deltas.let_go()
-
-    def finish_unrun(self, error: LlamatelemetryError) -> None:
-        """Settles a request that never reached the backend."""
-        self._settle(None, error)
-
-    def _consume(self, backend: Backend) -> StreamEnd | None:
-        request = self.recorder.opening.request
-        token, cancel = self.recorder.token, self.cancel
-        put: Callable[[TokenDelta], int] | None = None if self._deltas is None else self._deltas.put
-        add_text, add_reasoning = self._text.append, self._reasoning.append
-        stream = backend.stream(request, Placement(cancel=cancel, traceparent=self.trace.traceparent))
-        try:
-            for item in stream:
-                if isinstance(item, StreamEnd):
-                    return item
-                token()
-                if item.channel == "content":
-                    add_text(item.text)
-                elif item.channel == "reasoning":
-                    add_reasoning(item.text)
-                if put is not None and (held_ns := put(item)):
-                    self.recorder.held_back(held_ns)
-                if cancel.cancelled:
-                    break
-        finally:
-            close = getattr(stream, "close", None)
-            if close is not None:
-                close()
-        return None
-
-    def _settle(self, end: StreamEnd | None, error: LlamatelemetryError | None) -> None:
+    def settle(self, end: StreamEnd | None, error: LlamatelemetryError | None = None) -> None:
+        """Ends it, once: with what the backend said last, or with what went wrong."""
         if end is None:
             cancelled = isinstance(error, RequestCancelledError | EngineClosedError)
             reason: FinishReason = "cancelled" if cancelled else "error"
@@ -157,3 +144,45 @@ class Job:
         if self._deltas is not None:
             self._deltas.end()
         self.cancel.disarm()
+
+    def release_reader(self) -> None:
+        """Holds the answer back no more for its reader: the engine waits for the end."""
+        if self._deltas is not None:
+            self._deltas.let_go()
+
+    def stop(self, reason: LlamatelemetryError) -> None:
+        """Cancels it wherever it is, for a reason that its caller is told."""
+        self.cancel_reason = reason
+        self.cancel.cancel()
+
+    def _check_wanted(self) -> None:
+        if self.cancel.cancelled:
+            raise self.cancel_reason or RequestCancelledError("the request was cancelled while it ran")
+
+    def _consume(self, backend: Backend, placement: Placement, first_token: Callable[[], None]) -> StreamEnd | None:
+        token, cancel = self.recorder.token, self.cancel
+        put: Callable[[TokenDelta], int] | None = None if self._deltas is None else self._deltas.put
+        add_text, add_reasoning = self._text.append, self._reasoning.append
+        stream = backend.stream(self.request, placement)
+        first = True
+        try:
+            for item in stream:
+                if isinstance(item, StreamEnd):
+                    return item
+                token()
+                if first:
+                    first = False
+                    first_token()
+                if item.channel == "content":
+                    add_text(item.text)
+                elif item.channel == "reasoning":
+                    add_reasoning(item.text)
+                if put is not None and (held_ns := put(item)):
+                    self.recorder.held_back(held_ns)
+                if cancel.cancelled:
+                    break
+        finally:
+            close = getattr(stream, "close", None)
+            if close is not None:
+                close()
+        return None

@@ -206,11 +206,6 @@ class EventRecorder:
         """Notes that the reader held the answer back after the latest delta."""
         self._held_back[len(self._tokens) - 1] = nanoseconds
 
-    @property
-    def waited_s(self) -> float:
-        """Seconds since the request was submitted."""
-        return (self._now() + self._anchor_ns - self.opening.submitted_ns) / 1e9
-
     def finish(
         self, end: StreamEnd, *, text: str, reasoning: str = "", error: BaseException | None = None
     ) -> FinishedRecord:

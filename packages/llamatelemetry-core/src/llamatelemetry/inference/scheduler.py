@@ -20,6 +20,7 @@ from llamatelemetry.inference.decisions import (
     Cancelled,
     Expired,
     Finished,
+    GroupStats,
     Rejected,
     RejectReason,
     SchedulerStats,
@@ -56,6 +57,13 @@ class SlotGroup:
     kv: PagedKVCache | None = None
 
 
+@dataclass(slots=True)
+class _CachedTokens:
+    prompt: int = 0
+    reported: int = 0
+    estimated: int = 0
+
+
 class RequestScheduler:
     """Decides when each request may run. Not thread-safe; all times in seconds.
 
@@ -84,7 +92,7 @@ class RequestScheduler:
         self._accepted = self._expired = self._cancelled_waiting = self._cancelled_running = self._finished = 0
         self._rejected: Counter[RejectReason] = Counter()
         self._admitted: Counter[AdmitReason] = Counter()
-        self._reported_prompt = self._reported_cached = self._estimated_cached = 0
+        self._cached = [_CachedTokens() for _ in groups]
 
     @property
     def idle(self) -> bool:
@@ -108,10 +116,7 @@ class RequestScheduler:
             raise InvalidRequestError("ticket", ticket, "give at least one prompt token and one to generate")
         if ticket.id in self._waiting or ticket.id in self._running:
             raise IntegrityError("RequestScheduler", f"request {ticket.id} was submitted twice")
-        config, limit = self.config, self._limit
-        cost = prompt_tokens + ticket.max_tokens
-        if limit is not None and cost > limit:
-            cost = limit
+        config, limit, cost = self.config, self._limit, self._cost_of(ticket)
         if self._closed:
             return self._reject(ticket, "closed", depth)
         if prompt_tokens >= cost:
@@ -193,9 +198,10 @@ class RequestScheduler:
         admission = running.admission
         ticket, reservation = admission.ticket, admission.reservation
         if cached_tokens is not None:
-            self._reported_prompt += ticket.prompt_tokens
-            self._reported_cached += cached_tokens
-            self._estimated_cached += admission.cached_estimate
+            cached = self._cached[self._slots.group_of(admission.slot)]
+            cached.prompt += ticket.prompt_tokens
+            cached.reported += cached_tokens
+            cached.estimated += admission.cached_estimate
         kv = self._kv_of(admission)
         if kv is not None and reservation is not None:
             if cached_tokens is not None:
@@ -283,10 +289,18 @@ class RequestScheduler:
             cancelled_running=self._cancelled_running,
             finished=self._finished,
             retry_after_s=self._gap_s,
-            reported_prompt_tokens=self._reported_prompt,
-            reported_cached_tokens=self._reported_cached,
-            estimated_cached_tokens=self._estimated_cached,
-            kv=tuple(kv.stats() for kv in self._kv if kv is not None),
+            groups=tuple(self._group_stats(group) for group in range(len(self._kv))),
+        )
+
+    def _group_stats(self, group: int) -> GroupStats:
+        cached, kv = self._cached[group], self._kv[group]
+        return GroupStats(
+            running=self._slots.busy(group),
+            slots=self._slots.size(group),
+            reported_prompt_tokens=cached.prompt,
+            reported_cached_tokens=cached.reported,
+            estimated_cached_tokens=cached.estimated,
+            kv=None if kv is None else kv.stats(),
         )
 
     def check_integrity(self) -> None:
@@ -310,6 +324,11 @@ class RequestScheduler:
         ended = self._expired + self._cancelled_waiting + self._finished
         if self._accepted != len(self._waiting) + len(self._running) + ended:
             raise IntegrityError("RequestScheduler", f"of {self._accepted} requests {ended} ended and others are lost")
+
+    def _cost_of(self, ticket: Ticket) -> int:
+        """Tokens that a request is charged and has room reserved for: no more than it could ever use."""
+        cost = ticket.prompt_tokens + ticket.max_tokens
+        return cost if self._limit is None or cost < self._limit else self._limit
 
     def _kv_of(self, admission: Admission) -> PagedKVCache | None:
         return self._kv[self._slots.group_of(admission.slot)]

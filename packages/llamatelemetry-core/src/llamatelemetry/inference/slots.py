@@ -21,26 +21,47 @@ class SlotTable:
     """Which slots are idle and what they hold. Not thread-safe.
 
     Args:
-        slots: Slots there are, numbered from 0.
+        sizes: Slots of each group, one group for each backend; slots are numbered from 0 through all.
 
     Raises:
-        InvalidValueError: There is none.
+        InvalidValueError: There is no group, or one without slots.
     """
 
-    def __init__(self, slots: int) -> None:
-        if slots < 1:
-            raise InvalidValueError("slots", slots, "give at least 1")
-        self.slots: Final = slots
-        # Longest idle first; the number tells when each one became so.
-        self._idle: OrderedDict[int, int] = OrderedDict((slot, slot) for slot in range(slots))
-        self._vacated = slots
-        self._held = [_NOTHING] * slots
+    def __init__(self, *sizes: int) -> None:
+        if min(sizes, default=0) < 1:
+            raise InvalidValueError("slots", sizes, "give at least 1")
+        self.slots: Final = sum(sizes)
+        self._sizes: Final = sizes
+        self._group_of: Final = [group for group, size in enumerate(sizes) for _ in range(size)]
+        # In each group longest idle first; the number tells when each one became so.
+        self._idle: list[OrderedDict[int, int]] = [OrderedDict() for _ in sizes]
+        for slot, group in enumerate(self._group_of):
+            self._idle[group][slot] = slot
+        self._withdrawn: set[int] = set()
+        self._vacated = self.slots
+        self._held = [_NOTHING] * self.slots
         self._by_content: list[tuple[PackedTokens, int]] = []
 
     @property
     def idle(self) -> int:
-        """Number of idle slots."""
-        return len(self._idle)
+        """Number of idle slots on offer."""
+        return sum(len(idle) for group, idle in enumerate(self._idle) if group not in self._withdrawn)
+
+    def group_of(self, slot: int) -> int:
+        """The group that a slot is of."""
+        return self._group_of[slot]
+
+    def size(self, group: int) -> int:
+        """Slots of a group."""
+        return self._sizes[group]
+
+    def busy(self, group: int) -> int:
+        """Slots of a group that are not idle."""
+        return self._sizes[group] - len(self._idle[group])
+
+    def occupied(self) -> list[int]:
+        """The slots that are not idle, ascending."""
+        return [slot for slot, group in enumerate(self._group_of) if slot not in self._idle[group]]
 
     @property
     def know_prefixes(self) -> bool:
@@ -65,25 +86,24 @@ class SlotTable:
     def choose(self, tokens: PackedTokens | None) -> tuple[int, int]:
         """The idle slot that holds the longest prefix of ``tokens``, and how long that is.
 
-        Of several, the one used least recently; it takes time in proportion to how many there are.
+        Of several, one of the group whose slots are least busy, there the one used least recently. It
+        takes time in proportion to how many hold that prefix, or else to how many groups there are.
 
         Args:
-            tokens: Packed prompt; None chooses the slot used least recently.
+            tokens: Packed prompt; None chooses without regard to what slots hold.
 
         Raises:
             IntegrityError: No slot is idle.
         """
-        if not self._idle:
-            raise IntegrityError("SlotTable", "a slot was asked for and none is idle")
         longest = self.longest_prefix(tokens)
         if not tokens or not longest:
-            return next(iter(self._idle)), 0
+            return self._least_used(), 0
         order, prefix = self._by_content, tokens[: longest * TOKEN_BYTES]
         place = bisect_left(order, (prefix,))
         best = order[place][1]
         while place < len(order) and order[place][0].startswith(prefix):
             slot = order[place][1]
-            if self._idle[slot] < self._idle[best]:
+            if self._use_of(slot) < self._use_of(best):
                 best = slot
             place += 1
         return best, longest
@@ -92,14 +112,12 @@ class SlotTable:
         """Notes that a request runs on the slot; what it held is about to be overwritten.
 
         Raises:
-            IntegrityError: It is not idle.
+            IntegrityError: It is not idle, or not on offer.
         """
-        if self._idle.pop(slot, None) is None:
-            raise IntegrityError("SlotTable", f"slot {slot} was occupied twice")
-        held = self._held[slot]
-        if held:
-            self._held[slot] = _NOTHING
-            del self._by_content[bisect_left(self._by_content, (held, slot))]
+        group = self._group_of[slot]
+        if group in self._withdrawn or self._idle[group].pop(slot, None) is None:
+            raise IntegrityError("SlotTable", f"slot {slot} was occupied and is not on offer")
+        self._forget(slot)
 
     def vacate(self, slot: int, tokens: PackedTokens | None) -> None:
         """Notes that the slot is idle again.
@@ -111,14 +129,43 @@ class SlotTable:
         Raises:
             IntegrityError: It was idle already.
         """
-        if slot in self._idle or not 0 <= slot < self.slots:
+        if not 0 <= slot < self.slots or slot in self._idle[self._group_of[slot]]:
             raise IntegrityError("SlotTable", f"slot {slot} was vacated twice")
-        self._idle[slot] = self._vacated
+        group = self._group_of[slot]
+        self._idle[group][slot] = self._vacated
         self._vacated += 1
-        if tokens:
+        if tokens and group not in self._withdrawn:
             self._held[slot] = tokens
             order = self._by_content
             order.insert(bisect_left(order, (tokens, slot)), (tokens, slot))
+
+    def withdraw(self, group: int) -> None:
+        """Takes a group off offer, as when its backend is gone, and forgets what its slots held; idempotent."""
+        self._withdrawn.add(group)
+        for slot in self._idle[group]:
+            self._forget(slot)
+
+    def restore(self, group: int) -> None:
+        """Puts a group back on offer; its slots hold nothing."""
+        self._withdrawn.discard(group)
+
+    def _forget(self, slot: int) -> None:
+        held = self._held[slot]
+        if held:
+            self._held[slot] = _NOTHING
+            del self._by_content[bisect_left(self._by_content, (held, slot))]
+
+    def _least_used(self) -> int:
+        offered = [idle for group, idle in enumerate(self._idle) if idle and group not in self._withdrawn]
+        if not offered:
+            raise IntegrityError("SlotTable", "a slot was asked for and none is idle")
+        return min((next(iter(idle)) for idle in offered), key=self._use_of)
+
+    def _use_of(self, slot: int) -> tuple[float, int]:
+        """How busy an idle slot's group is, then how lately the slot was."""
+        group = self._group_of[slot]
+        idle = self._idle[group]
+        return 1 - len(idle) / self._sizes[group], idle[slot]
 
     def check_integrity(self) -> None:
         """Proves that idle slots, and they alone, are on offer with what they hold.
@@ -126,15 +173,16 @@ class SlotTable:
         Raises:
             IntegrityError: Names what is broken.
         """
-        for slot in self._idle:
-            if not 0 <= slot < self.slots:
-                raise IntegrityError("SlotTable", f"slot {slot} does not exist")
-        ages = list(self._idle.values())
-        if ages != sorted(set(ages)):
-            raise IntegrityError("SlotTable", f"idle slots are not in the order they were vacated in: {ages}")
+        for group, idle in enumerate(self._idle):
+            if any(self._group_of[slot] != group for slot in idle):
+                raise IntegrityError("SlotTable", f"group {group} has slots of another: {list(idle)}")
+            ages = list(idle.values())
+            if ages != sorted(set(ages)):
+                raise IntegrityError("SlotTable", f"idle slots are not in the order they were vacated in: {ages}")
         offered = sorted((held, slot) for slot, held in enumerate(self._held) if held)
         if offered != self._by_content:
             raise IntegrityError("SlotTable", "the order by content is not that of what the slots hold")
         for _, slot in offered:
-            if slot not in self._idle:
-                raise IntegrityError("SlotTable", f"slot {slot} is occupied and on offer")
+            group = self._group_of[slot]
+            if slot not in self._idle[group] or group in self._withdrawn:
+                raise IntegrityError("SlotTable", f"slot {slot} holds something and is not on offer")

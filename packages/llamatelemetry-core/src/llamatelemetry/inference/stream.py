@@ -89,22 +89,23 @@ class InferenceStream(Iterator[TokenDelta]):
 
 
 class AsyncInferenceStream(AsyncIterator[TokenDelta]):
-    """The asyncio form of :class:`InferenceStream`."""
+    """The asyncio form of :class:`InferenceStream`.
 
-    def __init__(self, future: InferenceFuture, deltas: LoopDeltas) -> None:
-        self._future = future
+    Attributes:
+        trace_id: Trace the request is in, 32 hex digits; known from the first delta on.
+    """
+
+    def __init__(self, entering: asyncio.Future[InferenceFuture], deltas: LoopDeltas) -> None:
+        self._entering = entering
         self._deltas = deltas
         self._ended = False
-
-    @property
-    def trace_id(self) -> str | None:
-        """Trace the request is in, 32 hex digits."""
-        return self._future.trace_id
+        self.trace_id: str | None = None
 
     async def __anext__(self) -> TokenDelta:
         if self._ended:
             raise StopAsyncIteration
         try:
+            future = await self._entered()
             delta = await self._deltas.get()
         except asyncio.CancelledError:
             await self.aclose()
@@ -112,7 +113,7 @@ class AsyncInferenceStream(AsyncIterator[TokenDelta]):
         if delta is not None:
             return delta
         self._ended = True
-        self._future.result()
+        future.result()
         raise StopAsyncIteration
 
     async def result(self) -> InferenceResult:
@@ -121,16 +122,17 @@ class AsyncInferenceStream(AsyncIterator[TokenDelta]):
         Raises:
             LlamatelemetryError: The request failed.
         """
+        future = await self._entered()
         self._deltas.let_go()
         while not self._ended and await self._deltas.get() is not None:
             pass
         self._ended = True
-        return self._future.result()
+        return future.result()
 
     async def aclose(self) -> None:
         """Cancels the request if it still runs; idempotent."""
         self._ended = True
-        self._future.abandon()
+        self._abandon()
 
     async def __aenter__(self) -> Self:
         return self
@@ -141,4 +143,18 @@ class AsyncInferenceStream(AsyncIterator[TokenDelta]):
         await self.aclose()
 
     def __del__(self) -> None:
-        _abandon_from_finalizer(self._future)
+        if not self._entering.done():
+            self._entering.cancel()
+        elif not self._entering.cancelled() and self._entering.exception() is None:
+            _abandon_from_finalizer(self._entering.result())
+
+    async def _entered(self) -> InferenceFuture:
+        future = await asyncio.shield(self._entering)
+        self.trace_id = future.trace_id
+        return future
+
+    def _abandon(self) -> None:
+        if not self._entering.done():
+            self._entering.cancel()
+        elif not self._entering.cancelled() and self._entering.exception() is None:
+            self._entering.result().abandon()

@@ -64,6 +64,7 @@ class WaitingQueue:
         self._deadlines = DeadlineHeap()
         self._waiting = 0
         self._arrived = 0
+        self._before_all = 0
         self._since_aged = 0
         # The levels that the last admissions took from.
         self._recent: deque[int] = deque(maxlen=config.aged_every - 1)
@@ -75,18 +76,29 @@ class WaitingQueue:
         """Puts a request in the queue; ``cost`` is what it is charged, in tokens."""
         entry = Entry(ticket, self._arrived, cost)
         self._arrived += 1
+        return self._enter(entry)
+
+    def add_first(self, ticket: Ticket, cost: int) -> Entry:
+        """Puts a request in the queue as if it had arrived before all others; they wait one turn longer."""
+        self._before_all -= 1
+        return self._enter(Entry(ticket, self._before_all, cost))
+
+    def _enter(self, entry: Entry) -> Entry:
+        ticket = entry.ticket
         priority = ticket.priority if self._config.priorities else 0
         level = self._levels.get(priority)
         if level is None:
             self._levels[priority] = Level(priority, self._config, entry)
             insort(self._order, priority)
-            self._ages.append((entry.number, priority))
+            insort(self._ages, (entry.number, priority))
         else:
+            oldest = level.oldest
             level.add(entry)
+            self._update_age(level, oldest)
         if ticket.deadline is not None:
             self._deadlines.push(ticket.deadline, entry)
         self._waiting += 1
-        self.tokens += cost
+        self.tokens += entry.cost
         return entry
 
     def peek(self, now: float, longest_prefix: LongestPrefix | None) -> Pick | None:
@@ -141,7 +153,7 @@ class WaitingQueue:
         self.tokens -= entry.cost
 
     def _update_age(self, level: Level, oldest: Entry) -> None:
-        """Keeps the order of levels right after a request left one; ``oldest`` was its oldest before."""
+        """Keeps the order of levels right after a request came or left; ``oldest`` was its level's before."""
         ages = self._ages
         if not len(level):
             del ages[bisect_left(ages, (oldest.number, level.priority))]

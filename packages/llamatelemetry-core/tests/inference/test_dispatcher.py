@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from llamatelemetry.backends.echo import EchoBackend, EchoScript
+from llamatelemetry.backends.request import InferenceRequest
+from llamatelemetry.errors import (
+    BackendConnectionError,
+    BackendStartError,
+    ConfigurationError,
+    ContextOverflowError,
+    DeadlineExceededError,
+    EngineClosedError,
+    LlamatelemetryError,
+    QueueFullError,
+)
+from llamatelemetry.inference.engine import InferenceEngine
+from llamatelemetry.inference.policy import FIFO, SchedulerConfig
+from llamatelemetry.inference.retry import RetryPolicy
+
+SOON = RetryPolicy(first_wait_s=0.01, longest_wait_s=0.02)
+
+
+def request(name: str = "", **fields) -> InferenceRequest:
+    return InferenceRequest(prompt="x", request_id=name, **fields)
+
+
+def test_urgent_requests_go_first_and_equal_ones_in_order_of_arrival(gated) -> None:
+    backend = gated()
+    with InferenceEngine(backend) as engine:
+        futures = [engine.submit(request("first"))]
+        futures += [engine.submit(request(f"late-{n}", priority=5)) for n in range(2)]
+        futures += [engine.submit(request(f"soon-{n}", priority=1)) for n in range(2)]
+        backend.gate.set()
+        for future in futures:
+            future.result(10)
+    assert backend.order == ["first", "soon-0", "soon-1", "late-0", "late-1"]
+
+
+def test_tenants_take_turns_however_much_one_of_them_asks(gated) -> None:
+    backend = gated()
+    fair = SchedulerConfig(quantum=1, shared_pages=False)
+    with InferenceEngine(backend, scheduling=fair) as engine:
+        futures = [engine.submit(request("first"))]
+        futures += [engine.submit(request(f"many-{n}", tenant="many", max_tokens=10)) for n in range(6)]
+        futures += [engine.submit(request(f"few-{n}", tenant="few", max_tokens=10)) for n in range(2)]
+        backend.gate.set()
+        for future in futures:
+            future.result(10)
+    assert backend.order.index("few-1") <= 5
+
+
+def test_first_in_first_out_knows_no_priority(gated) -> None:
+    backend = gated()
+    with InferenceEngine(backend, scheduling=FIFO) as engine:
+        names = [str(n) for n in range(5)]
+        futures = [engine.submit(request(name, priority=-int(name))) for name in names]
+        backend.gate.set()
+        for future in futures:
+            future.result(10)
+    assert backend.order == names
+
+
+def test_a_deadline_passes_while_every_slot_is_busy(gated, sink) -> None:
+    backend = gated()
+    with InferenceEngine(backend) as engine:
+        running = engine.submit(request("running"))
+        late = engine.submit(request("late", deadline_s=0.05))
+        with pytest.raises(DeadlineExceededError):
+            late.result(10)
+        assert not running.done()
+        backend.gate.set()
+        running.result(10)
+    assert backend.order == ["running"]
+    assert {record.opening.request.request_id: record.dispatched_ns is None for record in sink.records} == {
+        "late": True,
+        "running": False,
+    }
+
+
+def test_a_full_queue_says_how_full_and_ends_what_it_refuses(gated, sink) -> None:
+    backend = gated()
+    small = SchedulerConfig(max_waiting=2, shared_pages=False)
+    with InferenceEngine(backend, scheduling=small) as engine:
+        futures = [engine.submit(request()) for _ in range(3)]
+        with pytest.raises(QueueFullError) as caught:
+            engine.submit(request("refused"))
+        assert (caught.value.depth, caught.value.limit) == (2, 2)
+        with pytest.raises(QueueFullError):
+            next(engine.stream(request("refused")))
+        backend.gate.set()
+        for future in futures:
+            future.result(10)
+        assert engine.stats().rejected == {"queue_full_requests": 2}
+    refused = [record for record in sink.records if record.opening.request.request_id == "refused"]
+    assert [type(record.error) for record in refused] == [QueueFullError] * 2
+
+
+def test_a_prompt_that_fits_no_slot_never_reaches_the_backend(gated) -> None:
+    backend = gated()
+    with InferenceEngine(backend, scheduling=SchedulerConfig(context_length=8, shared_pages=False)) as engine:
+        with pytest.raises(ContextOverflowError) as caught:
+            engine.generate(InferenceRequest(prompt="word " * 20))
+        assert caught.value.context_length == 8
+    assert backend.order == []
+
+
+def test_two_backends_are_one_engine_and_share_the_load() -> None:
+    script = EchoScript(tokens=["t"] * 5, per_token_s=0.02)
+    backends = [EchoBackend(script, slots=4), EchoBackend(script, slots=4)]
+    with InferenceEngine(backends) as engine:
+        assert engine.info.slots == 8
+        busy = [engine.submit(request()) for _ in range(2)]
+        lanes = {future.result(10).request_id for future in busy}
+        assert len(lanes) == 2
+
+
+def test_the_least_loaded_backend_is_chosen(mortal) -> None:
+    backends = [mortal(slots=4), mortal(slots=4)]
+    with InferenceEngine(backends) as engine:
+        for future in [engine.submit(request()) for _ in range(4)]:
+            future.result(10)
+    assert [backend.most for backend in backends] == [2, 2]
+
+
+def test_backends_of_different_models_are_no_engine() -> None:
+    with pytest.raises(ConfigurationError, match="one model"):
+        InferenceEngine([EchoBackend(model="a"), EchoBackend(model="b")])
+    with pytest.raises(ConfigurationError, match="at least one"):
+        InferenceEngine([])
+
+
+def ask_all(engine: InferenceEngine, count: int) -> tuple[list[str], list[LlamatelemetryError]]:
+    """Asks from many threads; returns the answers and the errors."""
+    answers: list[str] = []
+    errors: list[LlamatelemetryError] = []
+
+    def ask() -> None:
+        try:
+            answers.append(engine.generate(request()).text)
+        except LlamatelemetryError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return answers, errors
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_one_of_two_dies_under_load_and_only_what_had_begun_is_lost(mortal, sink, restarts: int) -> None:
+    dying, living = mortal(slots=2, restarts=restarts), mortal(slots=2)
+    with InferenceEngine([dying, living], retry=SOON) as engine:
+        threading.Timer(0.15, dying.kill).start()
+        answers, errors = ask_all(engine, 40)
+        assert len(answers) + len(errors) == 40
+        assert all(isinstance(error, BackendConnectionError) and error.partial.text for error in errors)
+        assert len(errors) <= 2
+        assert set(answers) == {"t" * 20}
+        before = dying.served
+        ask_all(engine, 8)
+        assert (dying.served > before) == bool(restarts)
+    assert len(sink.records) == len(sink.openings) == 48
+
+
+def test_a_lone_backend_is_restarted_once_and_waiting_requests_are_kept(mortal) -> None:
+    backend = mortal(slots=2, restarts=1)
+    with InferenceEngine(backend, retry=SOON) as engine:
+        threading.Timer(0.1, backend.kill).start()
+        answers, errors = ask_all(engine, 20)
+        assert len(answers) + len(errors) == 20
+        assert len(errors) <= 2
+        assert engine.generate(request()).text == "t" * 20
+
+
+def test_when_no_backend_is_left_everything_ends_with_one_typed_error(mortal, sink) -> None:
+    backend = mortal(slots=1)
+    with InferenceEngine(backend, retry=SOON) as engine:
+        stream = engine.stream(request())
+        next(stream)
+        waiting = [engine.submit(request()) for _ in range(5)]
+        backend.kill()
+        with pytest.raises(BackendConnectionError):
+            list(stream)
+        for future in waiting:
+            with pytest.raises(BackendStartError, match="does not start any more"):
+                future.result(10)
+        with pytest.raises(EngineClosedError):
+            engine.submit(request())
+    assert len(sink.records) == 6
+
+
+def test_thousands_that_wait_cost_no_threads(gated) -> None:
+    backend = gated(slots=2)
+    before = threading.active_count()
+    with InferenceEngine(backend) as engine:
+        futures = [engine.submit(request()) for _ in range(3000)]
+        assert threading.active_count() - before <= 2
+        assert engine.stats().queue_depth == 2998
+        start = time.monotonic()
+        for future in futures[2:]:
+            assert future.cancel()
+        assert engine.stats().queue_depth == 0
+        assert time.monotonic() - start < 30
+        backend.gate.set()
