@@ -21,7 +21,7 @@ from llamatelemetry.errors import (
     ServerLoadingError,
     StreamInterruptedError,
 )
-from llamatelemetry.llama import client as client_module
+from llamatelemetry.llama import exchange as exchange_module
 from llamatelemetry.llama.client import LlamaClient
 from llamatelemetry.llama.transport import is_loopback
 
@@ -333,7 +333,7 @@ def test_slots_and_tokens_are_checked_one_by_one(answering):
 
 
 def test_a_reply_without_end_is_given_up(scripted, read_request, monkeypatch):
-    monkeypatch.setattr(client_module, "MAX_REPLY_BYTES", 2**20)
+    monkeypatch.setattr(exchange_module, "MAX_REPLY_BYTES", 2**20)
 
     def script(connection: socket.socket) -> None:
         read_request(connection)
@@ -450,6 +450,7 @@ def test_the_request_carries_what_was_asked_for(scripted, read_request):
         "messages": [],
         "stream": True,
         "stream_options": {"include_usage": True},
+        "return_progress": True,
         "id_slot": 3,
     }
 

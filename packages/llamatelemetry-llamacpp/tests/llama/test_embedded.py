@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import xllamacpp
 
-from llamatelemetry.llama.embedded import READY_PREFIX, configure
+from llamatelemetry.llama.embedded import CPU_BATCH_PER_THREAD, READY_PREFIX, configure, default_batch
 
 
 def options(model_path, **changes):
@@ -25,6 +25,10 @@ def options(model_path, **changes):
         "slots": 2,
         "threads": 1,
         "gpu_layers": None,
+        "embeddings": False,
+        "pooling": None,
+        "batch": None,
+        "kv_unified": None,
         **changes,
     }
 
@@ -66,11 +70,37 @@ def test_options_reach_the_installed_release_of_xllamacpp(model_path):
     assert params.endpoint_slots
 
 
-def test_gpu_layers_are_left_alone_unless_given(model_path):
-    params = xllamacpp.CommonParams()
-    before = params.n_gpu_layers
+def test_what_is_not_decided_is_left_alone(model_path):
+    params, untouched = xllamacpp.CommonParams(), xllamacpp.CommonParams()
     configure(params, options(model_path))
-    assert params.n_gpu_layers == before
+    for name in ("n_gpu_layers", "embedding", "pooling_type", "n_batch", "n_ubatch", "kv_unified"):
+        assert getattr(params, name) == getattr(untouched, name)
+
+
+def test_decisions_about_embeddings_batches_and_the_cache_reach_xllamacpp(model_path):
+    params = xllamacpp.CommonParams()
+    configure(params, options(model_path, embeddings=True, pooling="last", batch=96, kv_unified=True))
+    assert params.embedding
+    assert params.pooling_type == xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_LAST
+    assert (params.n_batch, params.n_ubatch, params.kv_unified) == (96, 96, True)
+
+
+def device(kind: str) -> dict:
+    return {"name": kind, "type": xllamacpp.ggml_backend_dev_type[f"GGML_BACKEND_DEVICE_TYPE_{kind}"]}
+
+
+@pytest.mark.parametrize(("threads", "batch"), [(1, 64), (4, 256), (16, 512)])
+def test_a_cpu_takes_batches_that_it_is_soon_done_with(threads, batch):
+    assert default_batch(threads, [device("CPU"), device("ACCEL")]) == batch
+
+
+@pytest.mark.parametrize("kind", ["GPU", "IGPU"])
+def test_a_gpu_takes_the_batches_llama_cpp_chooses(kind):
+    assert default_batch(1, [device("CPU"), device(kind)]) is None
+
+
+def test_the_installed_release_lists_its_devices():
+    assert default_batch(1, xllamacpp.get_device_info()) == CPU_BATCH_PER_THREAD
 
 
 def older_params() -> SimpleNamespace:

@@ -48,12 +48,24 @@ def test_an_executable_is_told_everything_by_flags_and_tied_to_this_process():
     assert "--metrics" in flags
 
 
-def test_gpu_layers_are_llama_cpps_choice_unless_given():
-    assert "--n-gpu-layers" not in launch_command(BINARY, options(), 1)
+@pytest.mark.parametrize(
+    ("decided", "flags"),
+    [
+        ({"gpu_layers": 9}, ["--n-gpu-layers", "9"]),
+        ({"embeddings": True}, ["--embeddings"]),
+        ({"pooling": "last"}, ["--pooling", "last"]),
+        ({"batch": 512}, ["--batch-size", "512", "--ubatch-size", "512"]),
+        ({"kv_unified": True}, ["--kv-unified"]),
+        ({"kv_unified": False}, ["--no-kv-unified"]),
+    ],
+)
+def test_what_is_not_decided_is_llama_cpps_choice(decided, flags):
+    plain = launch_command(BINARY, options(), 1)
+    assert sorted(launch_command(BINARY, options(**decided), 1)) == sorted([*plain, *flags])
 
 
 def test_the_embedded_runtime_is_told_everything_by_json():
-    command = launch_command(EMBEDDED, options(), 0)
+    command = launch_command(EMBEDDED, options(embeddings=True, pooling="last", batch=64, kv_unified=False), 0)
     assert command[:4] == [sys.executable, "-P", "-m", "llamatelemetry.llama.embedded"]
     assert json.loads(command[4]) == {
         "parent_pid": os.getpid(),
@@ -64,6 +76,10 @@ def test_the_embedded_runtime_is_told_everything_by_json():
         "slots": 3,
         "threads": 2,
         "gpu_layers": None,
+        "embeddings": True,
+        "pooling": "last",
+        "batch": 64,
+        "kv_unified": False,
     }
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from llamatelemetry.backends.protocol import BackendTimings, FinishReason, StreamEnd, TokenDelta, Usage
 from llamatelemetry.errors import BackendProtocolError
-from llamatelemetry.llama.replies import ChatChunk, CompletionChunk, Timings, TokenUsage, ToolCallDelta
+from llamatelemetry.llama.replies import ChatChunk, CompletionChunk, EmbeddingsReply, Timings, TokenUsage, ToolCallDelta
 
 _FINISH_REASONS: Final[Mapping[str, FinishReason]] = {
     "stop": "stop",
@@ -22,7 +22,7 @@ def read_chat(chunks: Iterable[ChatChunk], slot_id: int | None) -> Iterator[Toke
 
     Args:
         chunks: The streamed answer.
-        slot_id: Slot it was sent to; the server does not repeat it.
+        slot_id: Slot it was sent to, for a server that does not tell which one it was.
 
     Raises:
         BackendProtocolError: It ended without a reason.
@@ -42,7 +42,9 @@ def read_chat(chunks: Iterable[ChatChunk], slot_id: int | None) -> Iterator[Toke
         for piece in chunk.tool_calls:
             calls.setdefault(piece.index, _ToolCall()).add(piece)
             yield TokenDelta(piece.arguments, "tool_call")
-        reason = chunk.finish_reason or reason
+        if chunk.finish_reason:
+            reason = chunk.finish_reason
+            slot_id = slot_id if chunk.slot_id is None else chunk.slot_id
         usage = chunk.usage or usage
         timings = chunk.timings or timings
         last = chunk.raw
@@ -83,6 +85,20 @@ def read_completion(chunks: Iterable[CompletionChunk]) -> Iterator[TokenDelta | 
             )
             return
     raise BackendProtocolError("llama-server ended a completion without saying why")
+
+
+def read_embeddings(replies: Sequence[EmbeddingsReply]) -> StreamEnd:
+    """Puts together the embeddings of several texts.
+
+    Args:
+        replies: At least one, in the order of the texts.
+    """
+    return StreamEnd(
+        finish_reason="stop",
+        usage=Usage(input_tokens=sum(reply.input_tokens for reply in replies)),
+        response_model=replies[-1].model,
+        embeddings=tuple(vector for reply in replies for vector in reply.vectors),
+    )
 
 
 class _ToolCall:

@@ -6,8 +6,9 @@ already runs and is only used.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -20,21 +21,16 @@ from llamatelemetry.errors import (
     BackendStartError,
     InvalidValueError,
     LlamatelemetryError,
-    ModelFileError,
+    NotSupportedError,
     StreamInterruptedError,
 )
-from llamatelemetry.llama.answers import read_chat, read_completion
+from llamatelemetry.llama.answers import read_chat, read_completion, read_embeddings
 from llamatelemetry.llama.bodies import chat_body, completion_body
 from llamatelemetry.llama.client import LlamaClient
-from llamatelemetry.llama.gguf import GgufFile, read_gguf, sha256_of
-from llamatelemetry.llama.model_files import model_name
-from llamatelemetry.llama.replies import Props
+from llamatelemetry.llama.describe import describe
 from llamatelemetry.llama.runtime import Runtime
 from llamatelemetry.llama.server import DEFAULT_SLOTS, LlamaServer, StartProgress
-from llamatelemetry.llama.transport import is_loopback
-
-PROVIDER: Final = "llamacpp"
-"""Value of ``gen_ai.provider.name``."""
+from llamatelemetry.llama.transport import Wire
 
 _READY_POLL_S: Final = 0.1
 _EXIT_WAIT_S: Final = 0.5
@@ -42,6 +38,9 @@ _EXIT_WAIT_S: Final = 0.5
 
 class LlamaCppBackend:
     """Implements :class:`~llamatelemetry.backends.protocol.Backend` over a llama.cpp server.
+
+    It is :class:`~llamatelemetry.backends.protocol.Restartable` too: a server started here that ended
+    is started anew, and one that is only used is found again.
 
     Args:
         model: A GGUF file to start a server for; with ``server_url``, the name to ask that server for.
@@ -52,6 +51,9 @@ class LlamaCppBackend:
         context_length: Tokens one slot can hold, of a server started here.
         threads: CPU threads it computes with; chosen from the cores at hand when None.
         gpu_layers: Layers it keeps on the GPU; llama.cpp decides when None.
+        embeddings: Has a server started here offer embeddings beside generation.
+        kv_unified: The slots share one KV cache, of ``slots`` times ``context_length`` tokens; with None
+            or False each has its own. With ``server_url``, how that server was started: it does not say.
         extra_args: More command-line arguments, for a ``llama-server`` executable only.
         sha256: Computes the digest of the model file when it is opened; takes seconds per gigabyte.
         startup_timeout_s: Seconds a server may take to become ready.
@@ -73,6 +75,8 @@ class LlamaCppBackend:
         context_length: int | None = None,
         threads: int | None = None,
         gpu_layers: int | None = None,
+        embeddings: bool = False,
+        kv_unified: bool | None = None,
         extra_args: Sequence[str] = (),
         sha256: bool = False,
         startup_timeout_s: float = 120.0,
@@ -83,10 +87,13 @@ class LlamaCppBackend:
         self._api_key = api_key
         self._model = None if model is None else str(model)
         self._slots = slots
+        self._kv_unified = kv_unified
         self._wants_sha256 = sha256
         self._startup_timeout_s = startup_timeout_s
         self._info: ModelInfo | None = None
         self._client: LlamaClient | None = None
+        self._closed = False
+        self._lifecycle = threading.Lock()
         self.server: LlamaServer | None = None
         """The server started here; None when another one is used."""
         if server_url is not None:
@@ -100,6 +107,8 @@ class LlamaCppBackend:
             context_length=context_length,
             threads=threads,
             gpu_layers=gpu_layers,
+            embeddings=embeddings,
+            kv_unified=kv_unified,
             extra_args=extra_args,
             startup_timeout_s=startup_timeout_s,
             log_file=log_file,
@@ -114,37 +123,78 @@ class LlamaCppBackend:
             MissingDependencyError: No runtime is installed; carries the command that installs one.
             BackendStartError: No server became ready.
         """
-        if self._info is None:
+        with self._lifecycle:
+            if self._info is None:
+                self._closed = False
+                self._client, self._info = self._connect()
+            return self._info
+
+    def alive(self) -> bool:
+        """False once a server started here has ended, or while another one does not answer at all.
+
+        Asking the latter takes a second at most.
+        """
+        if self.server is not None:
+            return self.server.running
+        client = self._client
+        return client is not None and client.reachable()
+
+    def restart(self) -> ModelInfo:
+        """Starts the server anew, on another port, if it ended; or finds one that is not ours again.
+
+        Threads may stream meanwhile: what they have from the old server has failed or fails. Of several
+        that call this at once, one starts the server and all get its facts.
+
+        Raises:
+            BackendStartError: It did not become ready, or it is not ours and does not answer.
+        """
+        with self._lifecycle:
+            old = self._client
+            if old is None or self._info is None:
+                raise BackendStartError("the llama.cpp backend is closed: open it first")
+            if self.server is not None and self.server.running:
+                return self._info
             try:
-                self._info = self._open()
-            except BaseException:
-                self.close()
+                client, info = self._connect()
+            except BackendStartError:
                 raise
-        return self._info
+            except LlamatelemetryError as error:
+                raise BackendStartError(f"the llama.cpp server was not started again: {error}") from error
+            if self._closed:
+                # close() came before there was a server it could end.
+                self._disconnect(client)
+                raise BackendStartError("the llama.cpp backend was closed while its server started")
+            self._client, self._info = client, info
+            # Its streams fail by themselves, and say why.
+            old.close_idle()
+            return info
 
     def count_prompt_tokens(self, request: InferenceRequest) -> int:
         """Asks the server: it applies the chat template and counts."""
         client = self._opened()
+        if request.input is not None:
+            return sum(len(client.tokenize(text, add_special=True)) for text in request.input)
         if request.messages is None:
             return len(client.tokenize(request.prompt or "", add_special=True))
         options = {} if request.tools is None else {"tools": list(request.tools)}
         return len(client.tokenize(client.apply_template(request.messages, **options), add_special=True))
 
+    def tokenize(self, text: str) -> Sequence[int]:
+        """Asks the server for the ids of plain text: markers in it are text too.
+
+        Raises:
+            BackendError: It does not answer.
+        """
+        return self._opened().tokenize(text, parse_special=False)
+
     def stream(self, request: InferenceRequest, placement: Placement) -> Iterator[TokenDelta | StreamEnd]:
         """Streams one answer; see the protocol.
 
         Raises:
+            NotSupportedError: Embeddings of a server that makes none.
             BackendError: The typed reason. If a server of ours ended, it says why that was.
         """
-        client = self._opened()
-        slot, parent = placement.slot_id, placement.traceparent
-        answer: Iterator[TokenDelta | StreamEnd]
-        if request.operation == "chat":
-            chat = client.chat(chat_body(request), id_slot=slot, traceparent=parent)
-            close, answer = chat.close, read_chat(chat, slot)
-        else:
-            completion = client.complete(completion_body(request), id_slot=slot, traceparent=parent)
-            close, answer = completion.close, read_completion(completion)
+        close, answer = self._answer(request, placement)
         placement.cancel.on_cancel(close)
         try:
             with self._explained():
@@ -158,21 +208,41 @@ class LlamaCppBackend:
 
     def close(self) -> None:
         """Ends what still streams, and the server if it was started here; idempotent."""
-        self._info = None
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        self._closed = True
         if self.server is not None:
+            # Before the lock: it ends a start that still goes on.
             self.server.stop()
+        with self._lifecycle:
+            self._info = None
+            if self._client is not None:
+                self._disconnect(self._client)
+                self._client = None
 
-    def _open(self) -> ModelInfo:
+    def _connect(self) -> tuple[LlamaClient, ModelInfo]:
         url = (self._url or "") if self.server is None else self.server.start().url
-        client = self._client = LlamaClient(url, api_key=self._api_key)
+        client = LlamaClient(url, api_key=self._api_key)
         try:
             self._wait_until_ready(client)
-            return self._describe(client)
-        except BackendConnectionError as error:
-            raise BackendStartError(f"{error}; start llama-server, or check server_url") from error
+            info = describe(
+                client,
+                server=self.server,
+                name=self._model,
+                slots=self._slots,
+                kv_unified=self._kv_unified,
+                sha256=self._wants_sha256,
+            )
+        except BaseException as error:
+            self._disconnect(client)
+            if isinstance(error, BackendConnectionError):
+                fix = "it is not ours to start: start llama-server, or check server_url"
+                raise BackendStartError(f"{error}; {fix}" if self.server is None else str(error)) from error
+            raise
+        return client, info
+
+    def _disconnect(self, client: LlamaClient) -> None:
+        client.close()
+        if self.server is not None:
+            self.server.stop()
 
     def _opened(self) -> LlamaClient:
         if self._client is None:
@@ -182,6 +252,8 @@ class LlamaCppBackend:
     def _wait_until_ready(self, client: LlamaClient) -> None:
         deadline = time.monotonic() + self._startup_timeout_s
         while not (health := client.health()).ready:
+            if self._closed:
+                raise BackendStartError("the llama.cpp backend was closed while it waited for its server")
             if time.monotonic() > deadline:
                 raise BackendStartError(
                     f"the server at {client.address} is still not ready after {self._startup_timeout_s:g} s: "
@@ -189,46 +261,32 @@ class LlamaCppBackend:
                 )
             time.sleep(_READY_POLL_S)
 
-    def _describe(self, client: LlamaClient) -> ModelInfo:
-        props = client.props()
-        path, gguf = self._model_file(client, props)
-        return ModelInfo(
-            model=self._name(props),
-            provider=PROVIDER,
-            slots=min(self._slots or props.total_slots, props.total_slots),
-            owned=self.server is not None,
-            server_address=client.host,
-            server_port=client.port,
-            architecture=None if gguf is None else gguf.architecture,
-            quantization=props.quantization if gguf is None else gguf.quantization,
-            parameters=self._parameters(client) if gguf is None else gguf.parameters,
-            context_length=props.context_length,
-            kv_bytes_per_token=None if gguf is None else gguf.kv_bytes_per_token,
-            sha256=sha256_of(path) if self._wants_sha256 and path is not None else None,
+    def _answer(
+        self, request: InferenceRequest, placement: Placement
+    ) -> tuple[Callable[[], None], Iterator[TokenDelta | StreamEnd]]:
+        """What ends the answer from any thread, and the answer."""
+        client, info = self._opened(), self._info
+        slot, parent = placement.slot_id, placement.traceparent
+        if request.input is not None:
+            if info is None or not info.embeddings:
+                raise NotSupportedError(self._without_embeddings(client))
+            wire = Wire()
+            return wire.cut, _embed(client, request.input, model=request.model, wire=wire, traceparent=parent)
+        if request.messages is not None:
+            chat = client.chat(chat_body(request), id_slot=slot, traceparent=parent)
+            # Asked for a slot it does not have, a server takes another.
+            known = slot if info is not None and slot is not None and slot < info.slots else None
+            return chat.close, read_chat(chat, known)
+        completion = client.complete(completion_body(request), id_slot=slot, traceparent=parent)
+        return completion.close, read_completion(completion)
+
+    def _without_embeddings(self, client: LlamaClient) -> str:
+        if self.server is not None:
+            return "this llama.cpp server was started without embeddings: open the backend with embeddings=True"
+        return (
+            f"the server at {client.address} makes no embeddings: start it with --embeddings, "
+            "and with --pooling last or mean if its model does not say how to make them"
         )
-
-    def _name(self, props: Props) -> str:
-        if self.server is not None:
-            return self.server.name
-        return self._model or model_name(props.model_alias or props.model_path or "unknown")
-
-    def _parameters(self, client: LlamaClient) -> int | None:
-        served = client.models().models
-        # A router lists many models and does not say which of them is meant.
-        return served[0].parameters if len(served) == 1 else None
-
-    def _model_file(self, client: LlamaClient, props: Props) -> tuple[Path | None, GgufFile | None]:
-        """The model file and its header, if this machine has it."""
-        if self.server is not None:
-            return self.server.model, self.server.gguf
-        if props.model_path is None or not is_loopback(client.host):
-            return None, None
-        path = Path(props.model_path)
-        try:
-            return path, read_gguf(path)
-        except ModelFileError:
-            # The server may see another file system, a container's for example: its word has to do.
-            return None, None
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -240,3 +298,16 @@ class LlamaCppBackend:
             if reason is None:
                 raise
             raise StreamInterruptedError(f"the llama.cpp server ended: {reason}") from error
+
+
+def _embed(
+    client: LlamaClient, texts: Sequence[str], *, model: str | None, wire: Wire, traceparent: str | None
+) -> Iterator[StreamEnd]:
+    # One text at a time: of a list, the server would put what its free slots cannot take into its own
+    # queue, in front of whatever the engine sends next.
+    replies = []
+    for text in texts:
+        if wire.was_cut:
+            return
+        replies.append(client.embeddings([text], model=model, wire=wire, traceparent=traceparent))
+    yield read_embeddings(replies)

@@ -6,19 +6,21 @@ by a poll once a second; a stream frees its slot within milliseconds.
 
 from __future__ import annotations
 
-import json
 import threading
-import urllib.parse
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final, Self, TypeVar
 
 import requests
-import urllib3
 
-from llamatelemetry.errors import BackendProtocolError, InvalidValueError, ServerLoadingError
-from llamatelemetry.llama.failures import error_from_body, error_from_transport, hung_up
+from llamatelemetry.errors import (
+    BackendError,
+    BackendProtocolError,
+    BackendResponseError,
+    ServerLoadingError,
+)
+from llamatelemetry.llama.exchange import Exchange
 from llamatelemetry.llama.replies import (
     ChatChunk,
     CompletionChunk,
@@ -30,12 +32,10 @@ from llamatelemetry.llama.replies import (
     parse_metrics,
 )
 from llamatelemetry.llama.streaming import ReplyStream
-from llamatelemetry.llama.transport import Wire, make_session, using
+from llamatelemetry.llama.transport import Wire
 
-MAX_REPLY_BYTES: Final = 64 * 2**20
-"""Most bytes read of one reply: a thousand embeddings of 4,096 numbers still fit."""
-
-_PIECE_BYTES: Final = 65536
+_EMBEDDINGS: Final = "/v1/embeddings"
+_REACHABLE_S: Final = 0.5
 _Chunk = TypeVar("_Chunk")
 
 
@@ -63,17 +63,13 @@ class LlamaClient:
         reply_timeout_s: float = 30.0,
         stream_timeout_s: float = 600.0,
     ) -> None:
-        parts = _split(server_url)
-        self.host: Final = parts.hostname or ""
-        self.port: Final = parts.port or (443 if parts.scheme == "https" else 80)
-        self.address: Final = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-        self._base = server_url.rstrip("/")
-        self._connect_timeout_s = connect_timeout_s
-        self._reply_timeout_s = reply_timeout_s
+        self._http = Exchange(
+            server_url, api_key=api_key, connect_timeout_s=connect_timeout_s, reply_timeout_s=reply_timeout_s
+        )
+        self.host: Final = self._http.host
+        self.port: Final = self._http.port
+        self.address: Final = self._http.address
         self._stream_timeout_s = stream_timeout_s
-        self._session = make_session(self.host)
-        if api_key is not None:
-            self._session.headers["Authorization"] = f"Bearer {api_key}"
         self._streams: weakref.WeakSet[ReplyStream[Any]] = weakref.WeakSet()
         self._streams_lock = threading.Lock()
 
@@ -89,7 +85,25 @@ class LlamaClient:
             streams = tuple(self._streams)
         for stream in streams:
             stream.close()
-        self._session.close()
+        self.close_idle()
+
+    def close_idle(self) -> None:
+        """Closes the connections that nothing uses; what streams goes on."""
+        self._http.close()
+
+    def reachable(self, timeout_s: float = _REACHABLE_S) -> bool:
+        """True if a server answers, be it that it is still loading its model. Never raises.
+
+        Args:
+            timeout_s: Longest wait for a connection, and again for an answer, in seconds.
+        """
+        try:
+            self.health(timeout_s)
+        except BackendResponseError:
+            return True
+        except BackendError:
+            return False
+        return True
 
     def health(self, timeout_s: float | None = None) -> Health:
         """Whether the server is ready. One that is loading its model is an answer, not an error.
@@ -98,7 +112,7 @@ class LlamaClient:
             timeout_s: Longest silence, in seconds; None is the client's own.
         """
         try:
-            reply = self._json("GET", "/health", timeout_s=timeout_s)
+            reply = self._http.json("GET", "/health", timeout_s=timeout_s)
         except ServerLoadingError as error:
             return Health(ready=False, status=str(error))
         status = reply.get("status") if isinstance(reply, Mapping) else None
@@ -106,11 +120,11 @@ class LlamaClient:
 
     def props(self) -> Props:
         """The server's properties."""
-        return Props.from_json(self._json("GET", "/props"))
+        return Props.from_json(self._http.json("GET", "/props"))
 
     def models(self) -> ModelsReply:
         """The models it can run."""
-        return ModelsReply.from_json(self._json("GET", "/v1/models"))
+        return ModelsReply.from_json(self._http.json("GET", "/v1/models"))
 
     def slots(self, timeout_s: float | None = None) -> tuple[SlotState, ...]:
         """Its slots. Never poll faster than every 2 s: it competes with the generation.
@@ -121,7 +135,7 @@ class LlamaClient:
         Raises:
             NotSupportedError: The server runs without ``--slots``.
         """
-        reply = self._json("GET", "/slots", timeout_s=timeout_s)
+        reply = self._http.json("GET", "/slots", timeout_s=timeout_s)
         if not isinstance(reply, list):
             raise BackendProtocolError(f"{self.address} sent slots that are not a list")
         return tuple(map(SlotState.from_json, reply))
@@ -135,7 +149,7 @@ class LlamaClient:
         Raises:
             NotSupportedError: The server runs without ``--metrics``.
         """
-        return parse_metrics(self._request("GET", "/metrics", timeout_s=timeout_s).decode(errors="replace"))
+        return parse_metrics(self._http.read("GET", "/metrics", timeout_s=timeout_s).decode(errors="replace"))
 
     def tokenize(self, content: str, *, add_special: bool = False, parse_special: bool = True) -> tuple[int, ...]:
         """Tokens of a text.
@@ -146,14 +160,14 @@ class LlamaClient:
             parse_special: Reads markers such as ``<|im_start|>`` as one token.
         """
         body = {"content": content, "add_special": add_special, "parse_special": parse_special}
-        tokens = _member(self._json("POST", "/tokenize", body), "tokens", list)
+        tokens = _member(self._http.json("POST", "/tokenize", body), "tokens", list)
         if not all(isinstance(token, int) for token in tokens):
             raise BackendProtocolError(f"{self.address} sent tokens that are not numbers")
         return tuple(tokens)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """Text of tokens."""
-        return str(_member(self._json("POST", "/detokenize", {"tokens": list(tokens)}), "content", str))
+        return str(_member(self._http.json("POST", "/detokenize", {"tokens": list(tokens)}), "content", str))
 
     def apply_template(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
         """The prompt that the model's chat template makes of messages.
@@ -163,23 +177,60 @@ class LlamaClient:
             options: What else the template sees, such as ``tools``.
         """
         body = {"messages": list(messages), **options}
-        return str(_member(self._json("POST", "/apply-template", body), "prompt", str))
+        return str(_member(self._http.json("POST", "/apply-template", body), "prompt", str))
 
-    def embeddings(self, texts: Sequence[str]) -> EmbeddingsReply:
-        """Embeddings of texts.
+    def offers_embeddings(self) -> bool:
+        """Whether it makes embeddings. ``/props`` does not say; a request without a text makes it tell."""
+        try:
+            self._http.json("POST", _EMBEDDINGS, {})
+        except BackendResponseError as error:
+            # 501 without --embeddings, and 400 in either other case: it misses the "input", or
+            # its model pools nothing, for which this route has no form.
+            return error.status == HTTPStatus.BAD_REQUEST and "input" in str(error)
+        return True
+
+    def embeddings(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str | None = None,
+        traceparent: str | None = None,
+        wire: Wire | None = None,
+    ) -> EmbeddingsReply:
+        """Embeddings of texts, in order.
+
+        Args:
+            texts: What to embed; the server works on as many at once as it has free slots.
+            model: Model to ask for, where the server has several.
+            traceparent: W3C trace context to send along.
+            wire: Ends the call when it is cut.
 
         Raises:
             NotSupportedError: The server runs without ``--embeddings``.
+            BackendConnectionError: It cannot be reached, or the wire was cut.
         """
-        return EmbeddingsReply.from_json(self._json("POST", "/v1/embeddings", {"input": list(texts)}))
+        body = {"input": list(texts)} if model is None else {"input": list(texts), "model": model}
+        reply = EmbeddingsReply.from_json(
+            self._http.json(
+                "POST",
+                _EMBEDDINGS,
+                body,
+                timeout_s=self._stream_timeout_s,
+                headers={} if traceparent is None else {"traceparent": traceparent},
+                wire=wire,
+            )
+        )
+        if len(reply.vectors) != len(texts):
+            raise BackendProtocolError(f"{self.address} sent {len(reply.vectors)} embeddings of {len(texts)} texts")
+        return reply
 
     def chat(
         self, body: Mapping[str, Any], *, id_slot: int | None = None, traceparent: str | None = None
     ) -> ReplyStream[ChatChunk]:
-        """Streams a chat answer. The last chunk carries usage and timings.
+        """Streams a chat answer. The last chunk carries usage and timings, the first ones progress on the prompt.
 
         Args:
-            body: Of ``/v1/chat/completions``; streaming and usage are switched on here.
+            body: Of ``/v1/chat/completions``; streaming, usage and progress are switched on here.
             id_slot: Slot to run on; None lets the server choose.
             traceparent: W3C trace context to send along.
         """
@@ -198,8 +249,10 @@ class LlamaClient:
     ) -> ReplyStream[CompletionChunk]:
         """Streams the continuation of a prompt. The last chunk carries usage, timings and slot.
 
+        The first ones carry progress on the prompt, and no content.
+
         Args:
-            body: Of ``/completion``; streaming is switched on here.
+            body: Of ``/completion``; streaming and progress are switched on here.
             id_slot: Slot to run on; None lets the server choose.
             traceparent: W3C trace context to send along.
         """
@@ -223,6 +276,9 @@ class LlamaClient:
         last: Callable[[_Chunk], bool],
     ) -> ReplyStream[_Chunk]:
         body["stream"] = True
+        # Between two events the server looks once a second whether anybody still listens. Telling
+        # how far it is with the prompt after every batch, it also looks after every batch.
+        body.setdefault("return_progress", True)
         if id_slot is not None:
             body["id_slot"] = id_slot
         headers = {
@@ -237,8 +293,7 @@ class LlamaClient:
             headers["traceparent"] = traceparent
 
         def send(wire: Wire) -> requests.Response:
-            with using(wire):
-                response = self._send("POST", path, body, headers=headers, silence_s=self._stream_timeout_s, wire=wire)
+            response = self._http.send("POST", path, body, headers=headers, silence_s=self._stream_timeout_s, wire=wire)
             kind = response.headers.get("Content-Type", "")
             if not kind.startswith("text/event-stream"):
                 response.close()
@@ -249,82 +304,6 @@ class LlamaClient:
         with self._streams_lock:
             self._streams.add(stream)
         return stream
-
-    def _json(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout_s: float | None = None
-    ) -> Any:
-        reply = self._request(method, path, body, timeout_s)
-        try:
-            return json.loads(reply)
-        except (ValueError, RecursionError) as error:
-            raise BackendProtocolError(f"{self.address}{path} sent what is not JSON: {reply[:80]!r}") from error
-
-    def _request(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout_s: float | None = None
-    ) -> bytes:
-        silence_s = self._reply_timeout_s if timeout_s is None else timeout_s
-        with (
-            using(Wire()) as wire,
-            self._send(method, path, body, headers={}, silence_s=silence_s, wire=wire) as response,
-        ):
-            return self._body(response, silence_s)
-
-    def _send(
-        self,
-        method: str,
-        path: str,
-        body: Mapping[str, Any] | None,
-        *,
-        headers: Mapping[str, str],
-        silence_s: float,
-        wire: Wire,
-    ) -> requests.Response:
-        """Sends and returns the response once its headers are there and say that all is well."""
-        while True:
-            try:
-                response = self._session.request(
-                    method,
-                    self._base + path,
-                    json=body,
-                    headers=headers,
-                    timeout=(self._connect_timeout_s, silence_s),
-                    stream=True,
-                    allow_redirects=False,
-                )
-                break
-            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-                # The server closes idle connections, sometimes just as a request is on its way.
-                # Nobody has seen that request, so it goes out again, at the latest over a new one.
-                if wire.reused and not wire.was_cut and hung_up(error):
-                    continue
-                raise error_from_transport(error, self.address, silence_s) from error
-        if response.status_code == HTTPStatus.OK:
-            return response
-        with response:
-            raise error_from_body(response.status_code, self._body(response, silence_s))
-
-    def _body(self, response: requests.Response, silence_s: float) -> bytes:
-        pieces = bytearray()
-        try:
-            while piece := response.raw.read1(_PIECE_BYTES, decode_content=True):
-                pieces += piece
-                if len(pieces) > MAX_REPLY_BYTES:
-                    raise BackendProtocolError(f"{self.address} sent a reply of more than {MAX_REPLY_BYTES} bytes")
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise error_from_transport(error, self.address, silence_s) from error
-        return bytes(pieces)
-
-
-def _split(server_url: str) -> urllib.parse.SplitResult:
-    fix = "give a URL such as http://127.0.0.1:8080"
-    try:
-        parts = urllib.parse.urlsplit(server_url)
-        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-    except ValueError as error:
-        raise InvalidValueError("server_url", server_url, fix) from error
-    if not usable:
-        raise InvalidValueError("server_url", server_url, fix)
-    return parts
 
 
 def _never_last(_: ChatChunk) -> bool:

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -23,13 +23,26 @@ from llamatelemetry.llama.child import die_with_parent, reset_signals
 READY_PREFIX: Final = "llamatelemetry-ready "
 """Starts the one line of output that is not log; a JSON object follows."""
 
+CPU_BATCH_PER_THREAD: Final = 64
+"""Tokens a CPU computes at once, per thread, where llama.cpp would take up to 2048.
+
+A server looks up from its work only between batches. With 64 on one thread, a prompt that nobody
+waits for any more frees its slot within half a second instead of after the whole of it, and an
+answer that streams beside a new prompt of 480 tokens pauses for 0.4 s instead of 2 s; reading a
+prompt takes 2 to 5 % longer. With 48 it took 21 % longer. A GPU needs large batches.
+"""
+
+# llama.cpp's own n_ubatch: it computes a larger batch in pieces of this size anyway.
+_MAX_CPU_BATCH: Final = 512
+_POOLING_TYPES: Final = {"last": 3}  # llama.cpp, include/llama.h: LLAMA_POOLING_TYPE_LAST
+
 
 def main(arguments: list[str]) -> int:
     """Serves until stdin ends or a signal comes; returns 1 if the server could not be started.
 
     Args:
         arguments: One JSON object with ``parent_pid``, ``model``, ``alias``, ``port``, ``context_total``,
-            ``slots``, ``threads`` and ``gpu_layers``.
+            ``slots``, ``threads``, ``gpu_layers``, ``embeddings``, ``pooling``, ``batch`` and ``kv_unified``.
     """
     options = json.loads(arguments[0])
     die_with_parent(options["parent_pid"])
@@ -42,6 +55,8 @@ def main(arguments: list[str]) -> int:
     # By name: the package carries no types.
     xllamacpp = importlib.import_module("xllamacpp")
     params = xllamacpp.CommonParams()
+    if options["batch"] is None:
+        options["batch"] = default_batch(options["threads"], xllamacpp.get_device_info())
     configure(params, options)
     try:
         server = xllamacpp.Server(params)
@@ -78,6 +93,27 @@ def configure(params: Any, options: Mapping[str, Any]) -> None:
     _assign(params, "endpoint_slots", True)
     if options["gpu_layers"] is not None:
         _assign(params, "n_gpu_layers", options["gpu_layers"])
+    if options["embeddings"]:
+        _assign(params, "embedding", True)
+    if options["pooling"] is not None:
+        _assign(params, "pooling_type", _POOLING_TYPES[options["pooling"]])
+    if options["batch"] is not None:
+        _assign(params, "n_batch", options["batch"])
+        _assign(params, "n_ubatch", options["batch"])
+    if options["kv_unified"] is not None:
+        _assign(params, "kv_unified", options["kv_unified"])
+
+
+def default_batch(threads: int, devices: Iterable[Mapping[str, Any]]) -> int | None:
+    """Tokens to compute at once where nobody decided it; None leaves it to llama.cpp.
+
+    Args:
+        threads: Threads that compute.
+        devices: What llama.cpp can compute with, as ``xllamacpp.get_device_info()`` lists it.
+    """
+    if any("GPU" in device["type"].name for device in devices):
+        return None
+    return min(CPU_BATCH_PER_THREAD * threads, _MAX_CPU_BATCH)
 
 
 def _assign(target: Any, name: str, value: Any, older: str | None = None) -> None:

@@ -30,6 +30,9 @@ _MAX_SIZE: Final = 2**31
 
 _DIGEST_PIECE_BYTES: Final = 2**20
 
+# enum llama_pooling_type in llama.cpp's include/llama.h, in its order
+_POOLINGS: Final = ("none", "mean", "cls", "last", "rank")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GgufFile:
@@ -120,6 +123,12 @@ class GgufFile:
             return None
         all_heads = sum(per_block) if len(per_block) == blocks else per_block[0] * blocks
         return all_heads * (key + value) * _F16_BYTES
+
+    @property
+    def pooling(self) -> str | None:
+        """How it makes one embedding of many tokens: ``mean``, ``cls``, ``last``, ``rank`` or ``none``."""
+        kind = self._whole(f"{self.architecture}.pooling_type")
+        return _POOLINGS[kind] if kind is not None and 0 <= kind < len(_POOLINGS) else None
 
     def _text(self, key: str) -> str | None:
         value = self.metadata.get(key)

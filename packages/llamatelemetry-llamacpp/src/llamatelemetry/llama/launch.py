@@ -51,6 +51,10 @@ class LaunchOptions:
         context_length: Tokens one slot can hold.
         threads: CPU threads it computes with.
         gpu_layers: Layers kept on the GPU; None lets llama.cpp decide.
+        embeddings: Offers embeddings beside generation.
+        pooling: How one embedding is made of many tokens; None leaves it to the model.
+        batch: Tokens computed at once; None leaves it to the runtime.
+        kv_unified: The slots share one KV cache; None leaves it to the runtime.
         extra_args: More command-line arguments, for an executable.
     """
 
@@ -60,7 +64,16 @@ class LaunchOptions:
     context_length: int
     threads: int
     gpu_layers: int | None = None
+    embeddings: bool = False
+    pooling: str | None = None
+    batch: int | None = None
+    kv_unified: bool | None = None
     extra_args: tuple[str, ...] = ()
+
+    @property
+    def context_total(self) -> int:
+        """Tokens that all slots hold together."""
+        return self.context_length * self.slots
 
 
 def launch_command(runtime: Runtime, options: LaunchOptions, port: int) -> list[str]:
@@ -89,10 +102,14 @@ def launch_command(runtime: Runtime, options: LaunchOptions, port: int) -> list[
         "model": str(options.model),
         "alias": options.alias,
         "port": port,
-        "context_total": options.context_length * options.slots,
+        "context_total": options.context_total,
         "slots": options.slots,
         "threads": options.threads,
         "gpu_layers": options.gpu_layers,
+        "embeddings": options.embeddings,
+        "pooling": options.pooling,
+        "batch": options.batch,
+        "kv_unified": options.kv_unified,
     }
     # -P: a json.py in the current folder must not stand in for the standard library's.
     return [sys.executable, "-P", "-m", "llamatelemetry.llama.embedded", json.dumps(described)]
@@ -110,13 +127,22 @@ def _flags(options: LaunchOptions, port: int) -> list[str]:
         "--alias": options.alias,
         "--host": HOST,
         "--port": str(port),
-        "--ctx-size": str(options.context_length * options.slots),
+        "--ctx-size": str(options.context_total),
         "--parallel": str(options.slots),
         "--threads": str(options.threads),
     }
     if options.gpu_layers is not None:
         flags["--n-gpu-layers"] = str(options.gpu_layers)
-    return [text for flag in flags.items() for text in flag] + ["--metrics"]
+    if options.pooling is not None:
+        flags["--pooling"] = options.pooling
+    if options.batch is not None:
+        flags |= {"--batch-size": str(options.batch), "--ubatch-size": str(options.batch)}
+    switches = ["--metrics"]
+    if options.embeddings:
+        switches.append("--embeddings")
+    if options.kv_unified is not None:
+        switches.append("--kv-unified" if options.kv_unified else "--no-kv-unified")
+    return [*(text for flag in flags.items() for text in flag), *switches]
 
 
 def explain_exit(returncode: int | None, log_tail: tuple[str, ...]) -> str:

@@ -315,6 +315,12 @@ class ChatChunk:
         """The model that answers, as the server names it."""
         return _may(self.raw, "chunk", "model", str)
 
+    @property
+    def slot_id(self) -> int | None:
+        """The slot that ran it: in the chunk with the reason, of a server that logs everything (``-lv 10``)."""
+        verbose = self.raw.get("__verbose")
+        return _may(verbose, "chunk.__verbose", "id_slot", int) if isinstance(verbose, Mapping) else None
+
     @classmethod
     def from_json(cls, message: Any) -> Self:
         """Checks and types one event; runs once per token."""

@@ -6,9 +6,7 @@ server's last log lines and says what its end means.
 
 from __future__ import annotations
 
-import http.client
 import json
-import socket
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -22,6 +20,7 @@ from llamatelemetry.llama.embedded import READY_PREFIX
 from llamatelemetry.llama.gguf import GgufFile, read_gguf
 from llamatelemetry.llama.launch import HOST, LaunchOptions, explain_exit, launch_command, launch_environment
 from llamatelemetry.llama.model_files import model_name
+from llamatelemetry.llama.ports import MAX_PORT, check_port, free_port, is_healthy
 from llamatelemetry.llama.process import ChildProcess
 from llamatelemetry.llama.runtime import BINARY_VARIABLE, Runtime, resolve_runtime
 from llamatelemetry.llama.start_span import start_span
@@ -35,12 +34,10 @@ DEFAULT_CONTEXT: Final = 4096
 StartProgress = Callable[[float, str], None]
 """Told, while a server starts, the seconds since it was asked to and its latest log line."""
 
-_MAX_PORT: Final = 65535
 _PORT_ATTEMPTS: Final = 3
 # llama.cpp, tools/server/server-http.cpp: "couldn't bind HTTP server socket, hostname: ..., port: ..."
 _PORT_LOST: Final = "couldn't bind HTTP server socket"
 _POLL_S: Final = 0.05
-_HEALTH_TIMEOUT_S: Final = 2.0
 _STOP_GRACE_S: Final = 5.0
 _TAIL_LINES: Final = 15
 
@@ -56,6 +53,10 @@ class LlamaServer:
         context_length: Tokens one slot can hold; 4096, or what the model was trained on if less, when None.
         threads: CPU threads to compute with; chosen from the cores at hand when None.
         gpu_layers: Layers kept on the GPU; llama.cpp decides when None.
+        embeddings: Offers embeddings beside generation. A model that does not say how it makes them
+            gives those of a text's last token, the only one that has seen all others.
+        kv_unified: The slots share one KV cache of ``slots`` times ``context_length`` tokens, and one
+            of them alone may fill it; with None or False each has its own.
         extra_args: More command-line arguments, for a ``llama-server`` executable only.
         startup_timeout_s: Seconds it may take to become ready.
         log_file: Where its whole log is appended.
@@ -65,6 +66,7 @@ class LlamaServer:
     Attributes:
         cold_start_s: Seconds from ``start()`` to ready; None before that.
         gguf: What the model file says of itself; None before ``start()``.
+        kv_tokens: Tokens that the slots share; None before ``start()`` and where each has its own.
         port: Port it listens on; None before that is known.
     """
 
@@ -78,6 +80,8 @@ class LlamaServer:
         context_length: int | None = None,
         threads: int | None = None,
         gpu_layers: int | None = None,
+        embeddings: bool = False,
+        kv_unified: bool | None = None,
         extra_args: Sequence[str] = (),
         startup_timeout_s: float = 120.0,
         log_file: Path | None = None,
@@ -87,25 +91,29 @@ class LlamaServer:
         for field, value in (("slots", slots), ("context_length", context_length), ("threads", threads)):
             if value is not None and value < 1:
                 raise InvalidValueError(field, value, "give a whole number of at least 1")
-        if port is not None and not 1 <= port <= _MAX_PORT:
-            raise InvalidValueError("port", port, f"give a number from 1 to {_MAX_PORT}, or none for a free port")
+        if port is not None and not 1 <= port <= MAX_PORT:
+            raise InvalidValueError("port", port, f"give a number from 1 to {MAX_PORT}, or none for a free port")
         self.model: Path = Path(model)
         self.name: str = model_name(model)
         self.slots = slots
         self.cold_start_s: float | None = None
         self.gguf: GgufFile | None = None
+        self.kv_tokens: int | None = None
         self.port: int | None = None
         self._runtime = runtime
         self._wanted_port = port
         self._wanted_context = context_length
         self._threads = threads
         self._gpu_layers = gpu_layers
+        self._embeddings = embeddings
+        self._kv_unified = kv_unified
         self._extra_args = tuple(extra_args)
         self._startup_timeout_s = startup_timeout_s
         self._log_file = log_file
         self._on_progress = on_progress
         self._clock = clock
         self._child: ChildProcess | None = None
+        self._at_exit: weakref.finalize[..., LlamaServer] | None = None
         self._starting = threading.Lock()
 
     @property
@@ -156,6 +164,7 @@ class LlamaServer:
             self.gguf = read_gguf(self.model)
             runtime = resolve_runtime() if self._runtime is None else self._runtime
             options = self._launch_options(self.gguf)
+            self.kv_tokens = options.context_total if options.kv_unified else None
             _check(runtime, self._wanted_port)
             with start_span(runtime, options) as span:
                 try:
@@ -181,6 +190,9 @@ class LlamaServer:
 
     def _launch_options(self, gguf: GgufFile) -> LaunchOptions:
         context = self._wanted_context or min(gguf.context_length or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+        pooling = gguf.pooling or "none"
+        # Where the last token alone counts a text can be computed piece by piece; otherwise all of it at once.
+        at_once = self._embeddings and pooling not in {"none", "last"}
         return LaunchOptions(
             model=self.model.absolute(),
             alias=self.name,
@@ -188,12 +200,16 @@ class LlamaServer:
             context_length=context,
             threads=inference_threads() if self._threads is None else self._threads,
             gpu_layers=self._gpu_layers,
+            embeddings=self._embeddings,
+            pooling="last" if self._embeddings and pooling == "none" else None,
+            batch=context if at_once else None,
+            kv_unified=self._kv_unified,
             extra_args=self._extra_args,
         )
 
     def _launch(self, runtime: Runtime, options: LaunchOptions, begun_ns: int) -> None:
         for attempt in range(1, _PORT_ATTEMPTS + 1):
-            port = self._wanted_port or (0 if runtime.kind == "embedded" else _free_port())
+            port = self._wanted_port or (0 if runtime.kind == "embedded" else free_port())
             listening = _Listening(port or None)
             child = ChildProcess(
                 launch_command(runtime, options, port),
@@ -203,7 +219,9 @@ class LlamaServer:
             )
             self._child = child
             # Collected or at exit without stop(): the process goes all the same.
-            weakref.finalize(self, child.stop, _STOP_GRACE_S)
+            if self._at_exit is not None:
+                self._at_exit.detach()
+            self._at_exit = weakref.finalize(self, child.stop, _STOP_GRACE_S)
             try:
                 child.start()
             except OSError as error:
@@ -224,7 +242,7 @@ class LlamaServer:
     def _wait_until_ready(self, child: ChildProcess, listening: _Listening, begun_ns: int) -> None:
         """Returns when the server serves, or when its process ended."""
         while not child.ended.wait(_POLL_S):
-            if listening.port is not None and _is_healthy(listening.port):
+            if listening.port is not None and is_healthy(listening.port):
                 return
             elapsed_s = self._elapsed_s(begun_ns)
             tail = child.log_tail(_TAIL_LINES)
@@ -265,31 +283,4 @@ def _check(runtime: Runtime, port: int | None) -> None:
             f"build llama-server on this machine and give its path in {BINARY_VARIABLE}"
         )
     if port is not None:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            # As servers do, so that connections still closing after the last one do not count as taken.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError as error:
-                raise BackendStartError(
-                    f"port {port} on {HOST} cannot be used ({error.strerror}): "
-                    "stop what listens there, give another port, or give none and a free one is found"
-                ) from error
-
-
-def _free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _is_healthy(port: int) -> bool:
-    connection = http.client.HTTPConnection(HOST, port, timeout=_HEALTH_TIMEOUT_S)
-    try:
-        connection.request("GET", "/health")
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+        check_port(port)
