@@ -178,37 +178,66 @@ class CacheHistory(RuleBasedStateMachine):
 
 
 class SlotsModel:
-    """Idle slots and what they hold, the one longest idle first."""
+    """Idle slots and what they hold, in the order they became idle."""
 
-    def __init__(self, slots: int) -> None:
-        self.idle: list[tuple[int, Tokens]] = [(slot, ()) for slot in range(slots)]
+    def __init__(self, sizes: list[int]) -> None:
+        self.sizes = sizes
+        self.group_of = [group for group, size in enumerate(sizes) for _ in range(size)]
+        self.idle: list[tuple[int, Tokens]] = [(slot, ()) for slot in range(sum(sizes))]
+        self.withdrawn: set[int] = set()
+
+    def offered(self) -> list[tuple[int, Tokens]]:
+        return [pair for pair in self.idle if self.group_of[pair[0]] not in self.withdrawn]
+
+    def use(self, slot: int) -> tuple[float, int]:
+        group = self.group_of[slot]
+        idle = [other for other, _ in self.idle]
+        busy = 1 - sum(1 for other in idle if self.group_of[other] == group) / self.sizes[group]
+        return busy, idle.index(slot)
 
     def longest(self, tokens: Tokens | None) -> int:
-        return max((shared_prefix(tokens or (), held) for _, held in self.idle), default=0)
+        return max((shared_prefix(tokens or (), held) for _, held in self.offered()), default=0)
 
-    def take(self, tokens: Tokens | None) -> tuple[int, int]:
+    def candidates(self, tokens: Tokens | None) -> list[int]:
+        """Where to run it: best first, then one slot of each other group."""
         longest = self.longest(tokens)
-        best = next(pair for pair in self.idle if shared_prefix(tokens or (), pair[1]) == longest)
-        self.idle.remove(best)
-        return best[0], longest
+        equals = [slot for slot, held in self.offered() if shared_prefix(tokens or (), held) == longest]
+        best = [min(equals, key=self.use)]
+        for slot, _ in sorted(self.offered(), key=lambda pair: self.use(pair[0])):
+            if self.group_of[slot] not in [self.group_of[other] for other in best]:
+                best.append(slot)
+        return best
+
+    def take(self, slot: int, tokens: Tokens | None) -> int:
+        held = dict(self.idle)[slot]
+        self.idle.remove((slot, held))
+        return shared_prefix(tokens or (), held)
+
+    def vacate(self, slot: int, tokens: Tokens | None) -> None:
+        self.idle.append((slot, () if self.group_of[slot] in self.withdrawn else tokens or ()))
+
+    def withdraw(self, group: int) -> None:
+        self.withdrawn.add(group)
+        self.idle = [(slot, () if self.group_of[slot] == group else held) for slot, held in self.idle]
 
 
 class SlotHistory(RuleBasedStateMachine):
-    """Slots chosen, occupied and vacated in any order."""
+    """Slots chosen, occupied and vacated, groups withdrawn and restored, in any order."""
 
-    @initialize(slots=st.integers(1, 6))
-    def make(self, slots: int) -> None:
-        self.table = SlotTable(slots)
-        self.model = SlotsModel(slots)
+    @initialize(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3))
+    def make(self, sizes: list[int]) -> None:
+        self.table = SlotTable(*sizes)
+        self.model = SlotsModel(sizes)
         self.busy: list[int] = []
 
-    @precondition(lambda self: self.model.idle)
+    @precondition(lambda self: self.model.offered())
     @rule(tokens=st.none() | PROMPTS)
     def occupy(self, tokens: Tokens | None) -> None:
-        chosen = self.table.choose(pack(tokens))
-        assert chosen == self.model.take(tokens)
-        self.table.occupy(chosen[0])
-        self.busy.append(chosen[0])
+        slot, known = self.table.choose(pack(tokens))
+        assert [slot, *self.table.others(slot)] == self.model.candidates(tokens)
+        assert known == self.table.known(slot, pack(tokens)) == self.model.take(slot, tokens)
+        self.table.occupy(slot)
+        self.busy.append(slot)
 
     @precondition(lambda self: self.busy)
     @rule(which=WHICH, tokens=st.none() | PROMPTS)
@@ -216,9 +245,19 @@ class SlotHistory(RuleBasedStateMachine):
         slot = self.busy[which % len(self.busy)]
         self.busy.remove(slot)
         self.table.vacate(slot, pack(tokens))
-        self.model.idle.append((slot, tokens or ()))
+        self.model.vacate(slot, tokens)
         with pytest.raises(IntegrityError):
             self.table.vacate(slot, None)
+
+    @rule(which=WHICH)
+    def withdraw(self, which: int) -> None:
+        self.table.withdraw(which % len(self.model.sizes))
+        self.model.withdraw(which % len(self.model.sizes))
+
+    @rule(which=WHICH)
+    def restore(self, which: int) -> None:
+        self.table.restore(which % len(self.model.sizes))
+        self.model.withdrawn.discard(which % len(self.model.sizes))
 
     @rule(tokens=PROMPTS, beyond=st.integers(0, 9))
     def look(self, tokens: Tokens, beyond: int) -> None:
@@ -228,7 +267,8 @@ class SlotHistory(RuleBasedStateMachine):
     @invariant()
     def agrees(self) -> None:
         self.table.check_integrity()
-        assert self.table.idle == len(self.model.idle)
+        assert self.table.idle == bool(self.model.offered())
+        assert self.table.occupied() == sorted(self.busy)
 
 
 @dataclass
@@ -279,6 +319,11 @@ class QueueModel:
         if tenant not in level.turns:
             level.places += 1
             level.turns[tenant] = Turn(level.round + 1, level.places, self.share(tenant))
+
+    def put_back(self, ticket: Ticket) -> None:
+        self.add(ticket)
+        self.waiting.insert(0, self.waiting.pop())
+        self.bypassed[ticket.id] = 0
 
     def overdue(self, ticket: Ticket, now: float) -> bool:
         return self.config.ageing_s is not None and now - ticket.submitted > self.config.ageing_s
@@ -440,18 +485,25 @@ CONFIGS = st.builds(
 )
 
 
+GROUPS = st.tuples(st.integers(1, 3), st.none() | st.integers(6, 24))
+"""Slots of a backend, and its pages if they are counted."""
+
+
 class SchedulerHistory(RuleBasedStateMachine):
     """Requests submitted, admitted, computed, finished, cancelled and expired in any order."""
 
-    @initialize(config=CONFIGS, slots=st.integers(1, 4), pages=st.none() | st.integers(6, 24))
-    def make(self, config: SchedulerConfig, slots: int, pages: int | None) -> None:
+    @initialize(config=CONFIGS, groups=st.lists(GROUPS, min_size=1, max_size=3))
+    def make(self, config: SchedulerConfig, groups: list[tuple[int, int | None]]) -> None:
         self.config = config
-        self.scheduler = RequestScheduler(config, SlotGroup(slots, None if pages is None else PagedKVCache(pages, 2)))
+        self.scheduler = RequestScheduler(
+            config, *(SlotGroup(slots, pages and PagedKVCache(pages, 2)) for slots, pages in groups)
+        )
         self.queue = QueueModel(config)
-        self.slots = SlotsModel(slots)
-        self.pages = None if pages is None else PagesModel(pages, 2)
+        self.slots = SlotsModel([slots for slots, _ in groups])
+        self.pages = [pages and PagesModel(pages, 2) for _, pages in groups]
         self.bounds = Bounds(config)
-        self.limit = min([*filter(None, (config.context_length, pages and pages * 2))], default=10**9)
+        limits = [config.context_length, *(pages and pages * 2 for _, pages in groups)]
+        self.limit = min(filter(None, limits), default=10**9)
         self.now = 0.0
         self.tokens: dict[int, Tokens | None] = {}
         self.running: dict[int, tuple[Admission, HeldPages | None]] = {}
@@ -459,6 +511,7 @@ class SchedulerHistory(RuleBasedStateMachine):
         self.cancelled: set[int] = set()
         self.ends: Counter[int] = Counter()
         self.admitted_ids: set[int] = set()
+        self.put_back = 0
         self.accepted: set[int] = set()
 
     def cost(self, ticket: Ticket) -> int:
@@ -535,11 +588,10 @@ class SchedulerHistory(RuleBasedStateMachine):
         assert len(admissions) + len(late) == len(decisions)
         for admission in admissions:
             self.expect(admission)
-        assert not self.slots.idle or not self.queue.waiting or self.pages is not None
-        if self.slots.idle and self.queue.waiting:
+        if self.slots.offered() and self.queue.waiting:
             # What is next has to wait for pages.
             ticket, _, _ = self.queue.next(self.now, self.longest)
-            assert self.pages.reserve(self.page_tokens(ticket), ticket.prompt_tokens, self.cost(ticket)) is None
+            assert self.place(ticket) is None
 
     def longest(self, ticket: Ticket) -> int:
         return self.slots.longest(self.tokens[ticket.id])
@@ -554,13 +606,13 @@ class SchedulerHistory(RuleBasedStateMachine):
         assert ticket.deadline is None or self.now <= ticket.deadline
         assert ticket.id not in self.admitted_ids
         self.admitted_ids.add(ticket.id)
-        held = None
-        if self.pages is not None:
-            held = self.pages.reserve(self.page_tokens(ticket), ticket.prompt_tokens, self.cost(ticket))
-            assert held is not None
+        place = self.place(ticket)
+        assert place is not None
+        slot, held = place
+        if held is not None:
             assert admission.reservation is not None
             assert admission.reservation.pages == ceil(self.cost(ticket) / 2)
-        slot, cached = self.slots.take(self.tokens[ticket.id])
+        cached = self.slots.take(slot, self.tokens[ticket.id])
         if held is not None and held.tokens is not None:
             cached = len(held.prefixes) * 2
         assert (admission.slot, admission.cached_estimate) == (slot, min(cached, ticket.prompt_tokens - 1))
@@ -568,6 +620,37 @@ class SchedulerHistory(RuleBasedStateMachine):
         self.queue.take(ticket, reason, self.cost(ticket), aged=aged)
         self.bounds.admitted(self.queue, ticket, self.cost(ticket))
         self.running[ticket.id] = admission, held
+
+    def place(self, ticket: Ticket) -> tuple[int, HeldPages | None] | None:
+        """The first slot that has room for it, and its pages."""
+        for slot in self.slots.candidates(self.tokens[ticket.id]):
+            pages = self.pages[self.slots.group_of[slot]]
+            if pages is None:
+                return slot, None
+            held = pages.reserve(self.page_tokens(ticket), ticket.prompt_tokens, self.cost(ticket))
+            if held is not None:
+                return slot, held
+        return None
+
+    @rule(which=WHICH)
+    def lose_backend(self, which: int) -> None:
+        """What ran there and had produced nothing waits again, before the others."""
+        group = which % len(self.slots.sizes)
+        self.scheduler.withdraw(group)
+        self.slots.withdraw(group)
+        for chosen, (admission, _) in sorted(self.running.items()):
+            if self.slots.group_of[admission.slot] == group and chosen not in self.computed | self.cancelled:
+                self.end(chosen, None)
+                self.scheduler.put_back(admission.ticket)
+                self.queue.put_back(admission.ticket)
+                self.admitted_ids.discard(chosen)
+                self.put_back += 1
+                self.ends[chosen] -= 1
+
+    @rule(which=WHICH)
+    def regain_backend(self, which: int) -> None:
+        self.scheduler.restore(which % len(self.slots.sizes))
+        self.slots.withdrawn.discard(which % len(self.slots.sizes))
 
     @rule(rounds=st.integers(1, 5), seconds=st.sampled_from([0.0, 0.25, 1.0]), answer=st.none() | PROMPTS)
     def serve(self, rounds: int, seconds: float, answer: Tokens | None) -> None:
@@ -588,9 +671,12 @@ class SchedulerHistory(RuleBasedStateMachine):
     def compute_prompt(self, chosen: int) -> None:
         self.scheduler.prompt_computed(chosen)
         self.computed.add(chosen)
-        held = self.running[chosen][1]
-        if self.pages is not None and held is not None:
-            self.pages.publish(held, held.prompt_tokens)
+        admission, held = self.running[chosen]
+        if held is not None:
+            self.pages_of(admission).publish(held, held.prompt_tokens)
+
+    def pages_of(self, admission: Admission) -> PagesModel:
+        return self.pages[self.slots.group_of[admission.slot]]
 
     @precondition(lambda self: self.running)
     @rule(which=WHICH, answer=st.none() | PROMPTS)
@@ -605,9 +691,9 @@ class SchedulerHistory(RuleBasedStateMachine):
         assert (finished.slot, finished.cancelled) == (admission.slot, chosen in self.cancelled)
         if after is None and chosen in self.computed:
             after = tokens
-        self.slots.idle.append((admission.slot, after or ()))
-        if self.pages is not None and held is not None:
-            self.pages.release(held)
+        self.slots.vacate(admission.slot, after)
+        if held is not None:
+            self.pages_of(admission).release(held)
         self.ends[chosen] += 1
 
     @precondition(lambda self: self.tokens)
@@ -635,7 +721,7 @@ class SchedulerHistory(RuleBasedStateMachine):
         assert stats.waiting == len(self.queue.waiting)
         assert stats.waiting_tokens == sum(map(self.cost, self.queue.waiting))
         assert stats.running == len(self.running) <= stats.slots
-        assert stats.accepted == len(self.accepted)
+        assert stats.finished + stats.expired + stats.cancelled_waiting == self.ends.total() + self.put_back
         self.bounds.watch(self.queue, self.now)
 
     def teardown(self) -> None:
@@ -647,7 +733,7 @@ class SchedulerHistory(RuleBasedStateMachine):
         for chosen in list(self.running):
             self.end(chosen, None)
         assert self.scheduler.idle
-        assert self.ends == Counter(self.accepted)
+        assert +self.ends == Counter(self.accepted)
         self.scheduler.check_integrity()
         assert all(group.kv is None or group.kv.used == 0 for group in self.scheduler.stats().groups)
 
@@ -672,7 +758,9 @@ def test_no_busy_day_breaks_it(seed) -> None:
     )
     patience = dice.choice([[None], [None, None, None, 0, 3, 20], [20, 40, 60]])
     day = SchedulerHistory()
-    day.make(config=config, slots=dice.choice([1, 2, 4]), pages=dice.choice([None, 12, 40]))
+    day.make(
+        config=config, groups=dice.choice([[(1, None)], [(2, 12)], [(4, 40)], [(2, 14), (1, None)], [(2, 12)] * 3])
+    )
     for _ in range(500):
         action = dice.random()
         if action < 0.35:
@@ -693,8 +781,12 @@ def test_no_busy_day_breaks_it(seed) -> None:
             day.finish(dice.randint(0, 99), dice.choice([None, None, (1,), (2, 2)]))
         elif action < 0.9:
             day.wait(dice.choice([0.1, 0.5, 2]))
-        elif action < 0.95:
+        elif action < 0.93:
             day.expire()
+        elif action < 0.94:
+            day.lose_backend(dice.randint(0, 99))
+        elif action < 0.96:
+            day.regain_backend(dice.randint(0, 99))
         elif day.tokens:
             late = range(max(0, len(day.tokens) - 60), len(day.tokens))
             day.cancel(dice.choice(sorted(day.running) or late if dice.random() < 0.5 else late))

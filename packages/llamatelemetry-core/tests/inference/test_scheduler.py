@@ -339,6 +339,34 @@ def test_a_large_request_that_waits_for_pages_is_not_overtaken_by_a_small_one() 
     assert large.ticket.id == 1
 
 
+def test_where_one_group_has_no_pages_left_another_runs_the_request() -> None:
+    scheduler = RequestScheduler(
+        SchedulerConfig(shared_pages=False), SlotGroup(2, PagedKVCache(4, 16)), SlotGroup(2, PagedKVCache(4, 16))
+    )
+
+    def submit(number: int, prompt_tokens: int) -> None:
+        tokens = pack_tokens(range(prompt_tokens))
+        scheduler.submit(
+            Ticket(id=number, prompt_tokens=prompt_tokens, max_tokens=1, submitted=0.0, tokens=tokens), 0.0
+        )
+
+    def slots() -> list[int]:
+        return [decision.slot for decision in scheduler.admit(0.0) if isinstance(decision, Admission)]
+
+    submit(0, 20)
+    assert slots() == [0]
+    scheduler.prompt_computed(0)
+    scheduler.finish(0, 0.0)
+    submit(1, 40)
+    submit(2, 40)
+    submit(3, 40)
+    # The first knows slot 0; the second would know it too if it were idle, and the third fits nowhere.
+    assert slots() == [0, 2]
+    scheduler.finish(1, 0.0)
+    assert slots() == [1]
+    scheduler.check_integrity()
+
+
 def test_shared_pages_are_estimated_by_the_cache_and_others_by_the_slot() -> None:
     prompt = list(range(40))
     for shared_pages, expected in ((True, 32), (False, 0)):

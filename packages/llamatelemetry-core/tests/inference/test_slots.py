@@ -39,7 +39,7 @@ def test_a_prompt_nobody_knows_goes_to_the_slot_used_least_recently() -> None:
 def test_an_occupied_slot_is_not_on_offer_and_forgets_what_it_held() -> None:
     table = held([1, 2], [5])
     table.occupy(0)
-    assert table.idle == 1
+    assert table.busy(0) == 1
     assert table.choose(pack_tokens([1, 2])) == (1, 0)
     table.vacate(0, None)
     assert table.longest_prefix(pack_tokens([1, 2])) == 0
@@ -81,6 +81,7 @@ def test_a_backend_without_slots_is_refused() -> None:
     [
         lambda table: table._by_content.pop(),
         lambda table: table._by_content.reverse(),
+        lambda table: table._offers.pop(),
         lambda table: table._idle[0].pop(0),
         lambda table: table._idle[0].move_to_end(0),
         lambda table: table._idle[0].__setitem__(1, -1),
@@ -116,6 +117,24 @@ def test_a_known_prefix_outweighs_a_busier_group_and_load_decides_between_equals
     assert table.choose(pack_tokens([1, 2, 7])) == (3, 2)
 
 
+def test_where_a_slot_will_not_do_each_other_group_offers_one_the_least_busy_first() -> None:
+    table = SlotTable(2, 4, 3, 1)
+    for slot in (2, 6, 7, 9):
+        table.occupy(slot)
+    assert list(table.others(0)) == [3, 8]
+    assert table.choose(None) == (0, 0)
+
+
+def test_a_table_with_nothing_on_offer_says_so() -> None:
+    table = SlotTable(1, 1)
+    assert table.idle
+    table.withdraw(0)
+    table.occupy(1)
+    assert not table.idle
+    table.restore(0)
+    assert table.idle
+
+
 def test_a_withdrawn_group_is_not_on_offer_and_comes_back_knowing_nothing() -> None:
     table = SlotTable(1, 2)
     table.occupy(1)
@@ -123,12 +142,11 @@ def test_a_withdrawn_group_is_not_on_offer_and_comes_back_knowing_nothing() -> N
     table.vacate(2, pack_tokens([1, 2, 3]))
     table.withdraw(1)
     table.vacate(1, pack_tokens([1, 2, 3]))
-    assert table.idle == 1
     assert table.choose(pack_tokens([1, 2, 3])) == (0, 0)
     with pytest.raises(IntegrityError):
         table.occupy(1)
     table.check_integrity()
     table.restore(1)
-    assert table.idle == 3
+    assert sorted([table.choose(None)[0], *table.others(table.choose(None)[0])]) == [0, 2]
     assert table.longest_prefix(pack_tokens([1, 2, 3])) == 0
     table.check_integrity()

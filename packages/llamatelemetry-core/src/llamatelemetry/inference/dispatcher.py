@@ -168,6 +168,13 @@ class Dispatcher:
                 del self._jobs[decision.ticket.id]
                 expired.append((job, decision))
                 continue
+            lane = self._lane_of[decision.slot]
+            job.recorder.admitted(
+                model=lane.info,
+                kv=_kv_hold(decision, self._page_size),
+                reason=decision.reason,
+                slot=decision.slot - lane.first_slot,
+            )
             self._ready.append((job, decision))
             if len(self._ready) > self._idle_threads and len(self._threads) < len(self._lane_of):
                 self._start_thread()
@@ -263,7 +270,6 @@ class Dispatcher:
         placement = Placement(
             slot_id=admission.slot - lane.first_slot, cancel=job.cancel, traceparent=job.trace.traceparent
         )
-        job.recorder.admitted(kv=_kv_hold(admission, self._page_size), reason=admission.reason, slot=placement.slot_id)
         caller = retrying(
             self._retry,
             self._budget,

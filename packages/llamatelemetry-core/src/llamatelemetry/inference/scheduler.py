@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from llamatelemetry.errors import IntegrityError, InvalidRequestError
@@ -67,10 +68,10 @@ class _CachedTokens:
 class RequestScheduler:
     """Decides when each request may run. Not thread-safe; all times in seconds.
 
-    At most as many run as there are slots. Which comes next is said by :class:`WaitingQueue`. The one that is
-    next waits until its KV pages are free, and nothing smaller goes before it: else a stream of small
-    requests could keep a large one out for ever. Every waiting request is in memory once, and every
-    call costs O(log n) or less of those that wait, amortised.
+    At most as many run as there are slots. Which comes next is said by :class:`WaitingQueue`. The one
+    that is next waits until its KV pages are free in one of the groups, and nothing smaller goes
+    before it: else a stream of small requests could keep a large one out for ever. Every waiting
+    request is in memory once, and every call costs O(log n) or less of those that wait, amortised.
 
     Args:
         config: Policies and bounds.
@@ -137,21 +138,14 @@ class RequestScheduler:
         decisions: list[Admission | Expired] = [*self.expire(now)]
         slots, queue = self._slots, self._queue
         while slots.idle and (pick := queue.peek(now, slots.longest_prefix if slots.know_prefixes else None)):
-            entry = pick.entry
-            ticket = entry.ticket
-            slot, estimate = slots.choose(ticket.tokens)
-            kv = self._kv[slots.group_of(slot)]
-            reservation: Reservation | None = None
-            if kv is not None:
-                tokens = ticket.tokens if self.config.shared_pages else None
-                reservation = kv.reserve(tokens, ticket.prompt_tokens, entry.cost)
-                if reservation is None:
-                    break
+            ticket = pick.entry.ticket
+            place = self._place(pick.entry)
+            if place is None:
+                break
+            slot, estimate, reservation = place
             queue.take(pick)
             del self._waiting[ticket.id]
             slots.occupy(slot)
-            if reservation is not None and reservation.prompt is not None:
-                estimate = reservation.cached_tokens
             admission = Admission(
                 ticket=ticket,
                 slot=slot,
@@ -164,6 +158,20 @@ class RequestScheduler:
             self._admitted[pick.reason] += 1
             decisions.append(admission)
         return decisions
+
+    def _place(self, entry: Entry) -> tuple[int, int, Reservation | None] | None:
+        """A slot, the prompt tokens it should know, and its pages: the best slot if they are free there."""
+        ticket, slots = entry.ticket, self._slots
+        tokens = ticket.tokens if self.config.shared_pages else None
+        best, known = slots.choose(ticket.tokens)
+        for slot in chain((best,), slots.others(best)):
+            kv = self._kv[slots.group_of(slot)]
+            reservation = None if kv is None else kv.reserve(tokens, ticket.prompt_tokens, entry.cost)
+            if reservation is not None and tokens is not None:
+                return slot, reservation.cached_tokens, reservation
+            if kv is None or reservation is not None:
+                return slot, known if slot == best else slots.known(slot, ticket.tokens), reservation
+        return None
 
     def prompt_computed(self, ticket_id: int) -> None:
         """Notes that a running request's whole prompt is in the cache: its first token has come.

@@ -2,19 +2,24 @@
 
 A slot that is given a prompt it knows the beginning of has only the rest to compute. Idle slots that
 hold something are kept in the order of what they hold; a prompt's longest common prefix is then with
-one of its two neighbours, found by bisection.
+one of its two neighbours, found by bisection. Groups with an idle slot are kept in the order of how
+busy they are, so that a thousand of them are no more to look at than one.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Final
 
 from llamatelemetry.errors import IntegrityError, InvalidValueError
 from llamatelemetry.inference.tokens import TOKEN_BYTES, PackedTokens, common_prefix
 
 _NOTHING: Final = PackedTokens(b"")
+
+_Offer = tuple[float, int, int]
+"""How busy a group is, when its slot became idle, and the slot."""
 
 
 class SlotTable:
@@ -41,11 +46,14 @@ class SlotTable:
         self._vacated = self.slots
         self._held = [_NOTHING] * self.slots
         self._by_content: list[tuple[PackedTokens, int]] = []
+        # For each group on offer the slot to take of it, and how used that is; the least first.
+        self._offer_of = [self._offer(group) for group in range(len(sizes))]
+        self._offers: list[_Offer] = sorted(offer for offer in self._offer_of if offer is not None)
 
     @property
-    def idle(self) -> int:
-        """Number of idle slots on offer."""
-        return sum(len(idle) for group, idle in enumerate(self._idle) if group not in self._withdrawn)
+    def idle(self) -> bool:
+        """Whether any slot is idle and on offer."""
+        return bool(self._offers)
 
     def group_of(self, slot: int) -> int:
         """The group that a slot is of."""
@@ -87,7 +95,7 @@ class SlotTable:
         """The idle slot that holds the longest prefix of ``tokens``, and how long that is.
 
         Of several, one of the group whose slots are least busy, there the one used least recently. It
-        takes time in proportion to how many hold that prefix, or else to how many groups there are.
+        takes time in proportion to how many hold that prefix.
 
         Args:
             tokens: Packed prompt; None chooses without regard to what slots hold.
@@ -95,9 +103,11 @@ class SlotTable:
         Raises:
             IntegrityError: No slot is idle.
         """
+        if not self._offers:
+            raise IntegrityError("SlotTable", "a slot was asked for and none is idle")
         longest = self.longest_prefix(tokens)
         if not tokens or not longest:
-            return self._least_used(), 0
+            return self._offers[0][2], 0
         order, prefix = self._by_content, tokens[: longest * TOKEN_BYTES]
         place = bisect_left(order, (prefix,))
         best = order[place][1]
@@ -107,6 +117,15 @@ class SlotTable:
                 best = slot
             place += 1
         return best, longest
+
+    def others(self, slot: int) -> Iterator[int]:
+        """The slots to take instead: one of each other group on offer, the least busy group first."""
+        group = self._group_of[slot]
+        return (other for _, _, other in self._offers if self._group_of[other] != group)
+
+    def known(self, slot: int, tokens: PackedTokens | None) -> int:
+        """Tokens that ``tokens`` begins with and the slot holds."""
+        return common_prefix(tokens, self._held[slot]) if tokens else 0
 
     def occupy(self, slot: int) -> None:
         """Notes that a request runs on the slot; what it held is about to be overwritten.
@@ -118,6 +137,7 @@ class SlotTable:
         if group in self._withdrawn or self._idle[group].pop(slot, None) is None:
             raise IntegrityError("SlotTable", f"slot {slot} was occupied and is not on offer")
         self._forget(slot)
+        self._offer_anew(group)
 
     def vacate(self, slot: int, tokens: PackedTokens | None) -> None:
         """Notes that the slot is idle again.
@@ -138,16 +158,19 @@ class SlotTable:
             self._held[slot] = tokens
             order = self._by_content
             order.insert(bisect_left(order, (tokens, slot)), (tokens, slot))
+        self._offer_anew(group)
 
     def withdraw(self, group: int) -> None:
         """Takes a group off offer, as when its backend is gone, and forgets what its slots held; idempotent."""
         self._withdrawn.add(group)
         for slot in self._idle[group]:
             self._forget(slot)
+        self._offer_anew(group)
 
     def restore(self, group: int) -> None:
         """Puts a group back on offer; its slots hold nothing."""
         self._withdrawn.discard(group)
+        self._offer_anew(group)
 
     def _forget(self, slot: int) -> None:
         held = self._held[slot]
@@ -155,11 +178,20 @@ class SlotTable:
             self._held[slot] = _NOTHING
             del self._by_content[bisect_left(self._by_content, (held, slot))]
 
-    def _least_used(self) -> int:
-        offered = [idle for group, idle in enumerate(self._idle) if idle and group not in self._withdrawn]
-        if not offered:
-            raise IntegrityError("SlotTable", "a slot was asked for and none is idle")
-        return min((next(iter(idle)) for idle in offered), key=self._use_of)
+    def _offer(self, group: int) -> _Offer | None:
+        idle = self._idle[group]
+        if not idle or group in self._withdrawn:
+            return None
+        slot = next(iter(idle))
+        return *self._use_of(slot), slot
+
+    def _offer_anew(self, group: int) -> None:
+        before, now = self._offer_of[group], self._offer(group)
+        if before is not None:
+            del self._offers[bisect_left(self._offers, before)]
+        if now is not None:
+            insort(self._offers, now)
+        self._offer_of[group] = now
 
     def _use_of(self, slot: int) -> tuple[float, int]:
         """How busy an idle slot's group is, then how lately the slot was."""
@@ -182,6 +214,9 @@ class SlotTable:
         offered = sorted((held, slot) for slot, held in enumerate(self._held) if held)
         if offered != self._by_content:
             raise IntegrityError("SlotTable", "the order by content is not that of what the slots hold")
+        offers = [self._offer(group) for group in range(len(self._sizes))]
+        if self._offer_of != offers or self._offers != sorted(offer for offer in offers if offer is not None):
+            raise IntegrityError("SlotTable", "the groups on offer are not those with idle slots")
         for _, slot in offered:
             group = self._group_of[slot]
             if slot not in self._idle[group] or group in self._withdrawn:
