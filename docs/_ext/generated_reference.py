@@ -31,6 +31,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.inference.engine",
         "llamatelemetry.inference.stream",
         "llamatelemetry.inference.result",
+        "llamatelemetry.inference.live",
         "llamatelemetry.backends.request",
         "llamatelemetry.config",
         "llamatelemetry.errors",
@@ -57,6 +58,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.semconv.catalogue",
         "llamatelemetry.semconv.facts",
         "llamatelemetry.semconv.metrics",
+        "llamatelemetry.semconv.engine_metrics",
         "llamatelemetry.testing.contracts",
         "llamatelemetry.testing.semconv",
     ),
@@ -64,6 +66,7 @@ MODULES: dict[str, tuple[str, ...]] = {
 
 SPANS = {
     "inference": "Inference span",
+    "attempt_failed": "Event of a failed try",
     "phase": "Phase spans",
     "server_start": "Server start span",
 }
@@ -221,6 +224,8 @@ def attribute_row(entry: AttributeEntry) -> tuple[str, ...]:
     row = entry.row
     kind = f"{row.type}, {row.unit}" if row.unit else row.type
     when = row.requirement.replace("_", " ") + (f": {row.condition}" if row.condition else "")
+    if row.task is not None:
+        when += f"; {row.task} only"
     return (f"`{row.name}`", kind, when, row.brief)
 
 

@@ -20,12 +20,13 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
 from llamatelemetry.backends.echo import EchoBackend, EchoScript
+from llamatelemetry.backends.protocol import ModelInfo, StreamEnd, Usage
 from llamatelemetry.backends.request import InferenceRequest, SamplingParams
 from llamatelemetry.clock import ManualClock
 from llamatelemetry.config import Settings
 from llamatelemetry.errors import BackendResponseError, RequestCancelledError
 from llamatelemetry.inference.engine import InferenceEngine
-from llamatelemetry.inference.record import FinishedRecord, Opening
+from llamatelemetry.inference.record import EventRecorder, FinishedRecord, KVHold, Opening
 from llamatelemetry.inference.sink import install_sink
 from llamatelemetry.otel.recorder import OUTER_INFERENCE_KEY, Recorder
 from llamatelemetry.testing.semconv import assert_valid_metrics, assert_valid_spans
@@ -320,6 +321,118 @@ def test_each_place_for_content_is_its_own_choice(
     ask()
     assert ("gen_ai.input.messages" in (bench.inference().attributes or {})) == on_span
     assert len(bench.logs.get_finished_logs()) == events
+
+
+class ByHand:
+    """A request that is taken through its life by hand, on a clock of its own."""
+
+    def __init__(self, bench: Bench, request: InferenceRequest = CHAT) -> None:
+        self.clock = ManualClock()
+        model = ModelInfo(model="echo", provider="echo", in_process=True, owned=True)
+        self.events = EventRecorder(request, model, streaming=True, queue_depth=0, clock=self.clock.clock)
+        self._trace = bench.recorder.begin(self.events.opening)
+
+    def finish(self, end: StreamEnd) -> None:
+        self._trace.finish(self.events.finish(end, text=""))
+
+
+def test_failed_tries_are_events_and_pages_and_reason_are_told(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    request = ByHand(bench)
+    hold = KVHold(pages=2, page_size=16, estimated=True, cached_estimate=16)
+    for reason in ("BackendConnectionError", "503"):
+        request.events.admitted(kv=hold, reason="aged")
+        request.events.dispatched()
+        request.clock.advance(1)
+        request.events.attempt_failed(reason)
+    request.events.admitted(kv=hold, reason="next", slot=1)
+    request.clock.advance(0.5)
+    request.events.dispatched()
+    request.events.token()
+    request.finish(StreamEnd(finish_reason="stop"))
+    span = bench.inference()
+    assert [
+        (event.name, dict(event.attributes or {}), event.timestamp - (span.start_time or 0)) for event in span.events
+    ] == [
+        (
+            "llamatelemetry.attempt.failed",
+            {"llamatelemetry.attempt.number": number, "error.type": kind},
+            number * 1_000_000_000,
+        )
+        for number, kind in ((1, "BackendConnectionError"), (2, "503"))
+    ]
+    expected = {
+        "llamatelemetry.request.attempts": 3,
+        "llamatelemetry.scheduler.reason": "next",
+        "llamatelemetry.scheduler.delay": 0.5,
+        "llamatelemetry.queue.duration": 2.5,
+        "llamatelemetry.slot.id": 1,
+        "llamatelemetry.kv.pages": 2,
+        "llamatelemetry.kv.page_size": 16,
+        "llamatelemetry.kv.estimated": True,
+        "llamatelemetry.kv.cached_tokens_estimate": 16,
+    }
+    attributes = span.attributes or {}
+    assert {name: attributes.get(name) for name in expected} == expected
+    assert span.status.status_code is trace.StatusCode.UNSET
+    assert_valid_spans(list(bench.finished().values()), bench.settings.semconv)
+    points = bench.points()
+    assert points["llamatelemetry.scheduler.delay"][0].sum == 0.5
+    [finished] = points["llamatelemetry.requests.finished"]
+    assert finished.attributes["llamatelemetry.request.phase"] == "decode"
+
+
+def test_embeddings_have_their_own_span_and_their_texts_are_exported_only_where_asked(
+    make_bench: Callable[..., Bench],
+) -> None:
+    profiles = ("gen_ai", "gen_ai_next", "llm", "openinference")
+    for capture, texts in (("NO_CONTENT", None), ("SPAN_AND_EVENT", '["my ***", "b"]')):
+        bench = make_bench(capture_content=capture, semconv=profiles)
+        request = ByHand(bench, InferenceRequest(input=["my secret", "b"], max_tokens=4))
+        request.events.dispatched()
+        request.clock.advance(1)
+        request.finish(
+            StreamEnd(finish_reason="stop", usage=Usage(input_tokens=3, output_tokens=0), embeddings=((0.0, 1.0),) * 2)
+        )
+        spans = bench.finished()
+        assert set(spans) == {"embeddings echo", "queue", "prefill"}
+        attributes = spans["embeddings echo"].attributes or {}
+        assert attributes["gen_ai.embeddings.dimension.count"] == 2
+        assert attributes["openinference.span.kind"] == "EMBEDDING"
+        assert attributes["llm.request.type"] == "embeddings"
+        assert attributes.get("input.value") == texts
+        assert bench.logs.get_finished_logs() == ()
+        assert_valid_spans(list(spans.values()), profiles)
+        points = bench.points()
+        assert points["gen_ai.client.embeddings.duration"][0].sum == pytest.approx(1.0)
+        assert "gen_ai.client.inference.duration" not in points
+
+
+def test_a_reader_that_held_its_answer_back_is_measured(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    request = ByHand(bench)
+    request.events.dispatched()
+    request.events.token()
+    request.clock.advance(2)
+    request.events.held_back(1_500_000_000)
+    request.finish(StreamEnd(finish_reason="stop"))
+    assert bench.points()["llamatelemetry.consumer.wait"][0].sum == 1.5
+    assert (bench.finished()["decode"].attributes or {})["llamatelemetry.consumer.wait"] == 1.5
+
+
+@pytest.mark.parametrize(("steps", "phase"), [(0, "queue"), (1, "prefill"), (2, "decode")])
+def test_a_cancelled_request_is_counted_with_the_phase_that_it_gave_up_in(
+    make_bench: Callable[..., Bench], steps: int, phase: str
+) -> None:
+    bench = make_bench()
+    request = ByHand(bench)
+    for step in (request.events.dispatched, request.events.token)[:steps]:
+        step()
+    request.finish(StreamEnd(finish_reason="cancelled"))
+    [finished] = bench.points()["llamatelemetry.requests.finished"]
+    assert finished.value == 1
+    assert finished.attributes["llamatelemetry.request.finish_reason"] == "cancelled"
+    assert finished.attributes["llamatelemetry.request.phase"] == phase
 
 
 def test_an_enricher_adds_and_a_broken_one_takes_nothing_away(

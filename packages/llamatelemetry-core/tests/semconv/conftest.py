@@ -27,9 +27,6 @@ def _values(hint):
 
 
 _HINTS = typing.get_type_hints(InferenceFacts)
-st.register_type_strategy(
-    InferenceFacts,
-    st.builds(
-        InferenceFacts, **{field.name: _values(_HINTS[field.name]) for field in dataclasses.fields(InferenceFacts)}
-    ),
-)
+_FIELDS = {field.name: _values(_HINTS[field.name]) for field in dataclasses.fields(InferenceFacts)}
+_FIELDS["operation"] = st.sampled_from(("chat", "text_completion", "embeddings"))
+st.register_type_strategy(InferenceFacts, st.builds(InferenceFacts, **_FIELDS))

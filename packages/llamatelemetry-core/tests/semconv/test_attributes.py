@@ -5,19 +5,22 @@ import dataclasses
 import pytest
 
 from llamatelemetry.semconv import legacy, own, profiles, spans
-from llamatelemetry.semconv.facts import InferenceFacts, PhaseFacts, ServerStartFacts
-from llamatelemetry.semconv.metrics import measured_facts
+from llamatelemetry.semconv.attributes import task_of
+from llamatelemetry.semconv.facts import AttemptFacts, InferenceFacts, PhaseFacts, ServerStartFacts
+from llamatelemetry.semconv.measurements import measured_facts
 
 ALL = tuple(profiles.PROFILES)
 INFERENCE_ROWS = [*(row for rows in profiles.PROFILES.values() for row in rows), *profiles.ALWAYS]
 PHASE_ROWS = [*legacy.LLM_PHASE, *own.PHASE]
+OTHER_ROWS = [
+    (PHASE_ROWS, PhaseFacts),
+    (spans.ATTEMPT_FAILED, AttemptFacts),
+    (spans.SERVER_START, ServerStartFacts),
+]
 DECLARED = {"string": "str", "boolean": "bool", "int": "int", "double": "float", "string[]": "tuple[str, ...]"}
 
 
-@pytest.mark.parametrize(
-    ("rows", "facts"),
-    [(INFERENCE_ROWS, InferenceFacts), (PHASE_ROWS, PhaseFacts), (spans.SERVER_START, ServerStartFacts)],
-)
+@pytest.mark.parametrize(("rows", "facts"), [(INFERENCE_ROWS, InferenceFacts), *OTHER_ROWS])
 def test_a_rows_type_is_its_fields_type(rows, facts):
     declared = {field.name: field.type.removesuffix(" | None") for field in dataclasses.fields(facts)}
     declared = {name: "str" if type_ == "PhaseName" else type_ for name, type_ in declared.items()}
@@ -25,12 +28,14 @@ def test_a_rows_type_is_its_fields_type(rows, facts):
 
 
 def test_every_fact_of_an_inference_is_emitted_somewhere():
-    used = {row.field for row in INFERENCE_ROWS} | {row.field for row in measured_facts(ALL)}
-    assert used == {field.name for field in dataclasses.fields(InferenceFacts)}
+    measured = measured_facts(ALL)
+    used = {row.field for row in INFERENCE_ROWS} | {row.field for row in measured}
+    used |= {attribute.field for row in measured for attribute in row.instrument.attributes}
+    assert used - {""} == {field.name for field in dataclasses.fields(InferenceFacts)}
 
 
-@pytest.mark.parametrize(("rows", "facts"), [(PHASE_ROWS, PhaseFacts), (spans.SERVER_START, ServerStartFacts)])
-def test_every_fact_of_a_phase_and_of_a_servers_start_is_emitted(rows, facts):
+@pytest.mark.parametrize(("rows", "facts"), OTHER_ROWS)
+def test_every_fact_of_a_phase_an_event_and_a_servers_start_is_emitted(rows, facts):
     assert {row.field for row in rows} == {field.name for field in dataclasses.fields(facts)}
 
 
@@ -47,10 +52,15 @@ def test_a_profile_has_each_name_once(profile):
 
 
 def test_every_row_says_what_it_means_and_when_it_must_be_there():
-    for row in [*INFERENCE_ROWS, *PHASE_ROWS, *spans.SERVER_START]:
+    for row in [*INFERENCE_ROWS, *(row for rows, _ in OTHER_ROWS for row in rows)]:
         assert row.brief.endswith("."), row.name
         assert "\n" not in row.brief, row.name
         assert (row.requirement == "conditionally_required") == bool(row.condition), row.name
+
+
+def test_an_operation_is_of_one_task():
+    tasks = {operation: task_of(operation) for operation in ("chat", "text_completion", "embeddings")}
+    assert tasks == {"chat": "generation", "text_completion": "generation", "embeddings": "embeddings"}
 
 
 def test_content_is_opt_in():

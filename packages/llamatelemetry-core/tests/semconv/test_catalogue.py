@@ -8,6 +8,7 @@ def test_the_catalogue_has_every_attribute_that_any_span_can_carry():
     entries = [entry for entry in catalogue() if isinstance(entry, AttributeEntry)]
     for span, rows in (
         ("inference", profiles.inference_rows(ALL_PROFILES)),
+        ("attempt_failed", profiles.spans.ATTEMPT_FAILED),
         ("phase", profiles.phase_rows(ALL_PROFILES)),
         ("server_start", profiles.spans.SERVER_START),
     ):

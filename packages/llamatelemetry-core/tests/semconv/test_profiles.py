@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from llamatelemetry import config
 from llamatelemetry.semconv import profiles
-from llamatelemetry.semconv.facts import InferenceFacts, PhaseFacts, ServerStartFacts
+from llamatelemetry.semconv.attributes import task_of
+from llamatelemetry.semconv.facts import AttemptFacts, InferenceFacts, PhaseFacts, ServerStartFacts
 from llamatelemetry.semconv.profiles import (
+    attempt_attributes,
     attributes_for,
     inference_rows,
     phase_attributes,
@@ -28,7 +30,7 @@ CHAT = InferenceFacts(operation="chat", provider="llamacpp", request_model="m", 
 
 @given(any_facts, any_profiles)
 def test_every_value_has_its_rows_type_and_none_is_never_emitted(facts, chosen):
-    rows = {row.name: row for row in inference_rows(chosen)}
+    rows = {row.name: row for row in inference_rows(chosen, task_of(facts.operation))}
     for name, value in attributes_for(facts, chosen).items():
         assert type(value) is PYTHON_TYPES[rows[name].type]
 
@@ -38,6 +40,8 @@ def test_a_known_fact_is_emitted_under_every_name_it_has(facts, chosen):
     emitted = attributes_for(facts, chosen)
     for row in inference_rows(chosen):
         value = getattr(facts, row.field)
+        if row.task not in {None, task_of(facts.operation)}:
+            continue
         if value is None or (row.only_true and not value):
             assert row.name not in emitted
         else:
@@ -96,6 +100,27 @@ def test_a_phase_carries_compute_time_and_what_is_left():
     ours = {"llamatelemetry.prefill.duration": 0.2, "llamatelemetry.backend.wait": 0.05}
     assert phase_attributes(facts, ("gen_ai",)) == ours
     assert phase_attributes(facts, ("gen_ai", "llm")) == {"llm.phase": "prefill", **ours}
+
+
+def test_what_is_only_of_an_answer_is_not_said_of_embeddings():
+    facts = dataclasses.replace(
+        CHAT, operation="embeddings", embedding_dimensions=384, max_tokens=4, finish_reasons=("stop",), output_tokens=0
+    )
+    emitted = attributes_for(facts, tuple(profiles.PROFILES))
+    assert emitted["gen_ai.embeddings.dimension.count"] == 384
+    assert emitted["embedding.model_name"] == "m"
+    absent = {"gen_ai.request.max_tokens", "gen_ai.response.finish_reasons", "gen_ai.usage.output_tokens"}
+    assert not (absent | {"llm.model_name", "llm.output.tokens"}) & emitted.keys()
+    assert "gen_ai.embeddings.dimension.count" not in attributes_for(
+        dataclasses.replace(facts, operation="chat"), tuple(profiles.PROFILES)
+    )
+
+
+def test_a_failed_try_has_its_number_and_reason():
+    assert attempt_attributes(AttemptFacts(number=2, error_type="503")) == {
+        "llamatelemetry.attempt.number": 2,
+        "error.type": "503",
+    }
 
 
 def test_a_servers_start_is_described_by_what_is_known_of_it():

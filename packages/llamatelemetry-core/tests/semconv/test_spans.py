@@ -20,5 +20,9 @@ def test_the_phases_are_listed_in_the_order_of_a_request():
     assert get_args(PhaseName) == spans.PHASES
 
 
+def test_embeddings_have_no_tokens_to_decode():
+    assert spans.EMBEDDINGS_PHASES == ("queue", "prefill")
+
+
 def test_the_process_is_named_as_opentelemetry_names_it():
     assert process_attributes.PROCESS_PID in {row.name for row in spans.SERVER_START}

@@ -10,6 +10,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from llamatelemetry.testing.emitted import (
+    EmittedEvent,
     EmittedPoint,
     EmittedSpan,
     metrics_from_otlp_json,
@@ -26,6 +27,10 @@ SPAN = {
     "startTimeUnixNano": "1700000000000000001",
     "endTimeUnixNano": "1700000000000000002",
     "status": {"code": 2},
+    "events": [
+        {"timeUnixNano": "1700000000000000001", "name": "e", "attributes": [{"key": "n", "value": {"intValue": "1"}}]},
+        {"timeUnixNano": "1700000000000000002", "name": "f"},
+    ],
     "attributes": [
         {"key": "text", "value": {"stringValue": "a"}},
         {"key": "flag", "value": {"boolValue": False}},
@@ -72,6 +77,10 @@ def test_a_span_of_a_file_reads_like_one_of_the_sdk():
             "nothing": None,
         },
         failed=True,
+        events=(
+            EmittedEvent(name="e", time_ns=1_700_000_000_000_000_001, attributes={"n": 1}),
+            EmittedEvent(name="f", time_ns=1_700_000_000_000_000_002, attributes={}),
+        ),
     )
     assert type(span.attributes["double"]) is float
 
@@ -95,7 +104,9 @@ def test_sdk_spans_and_their_otlp_encoding_read_the_same():
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracer = provider.get_tracer("test")
     with tracer.start_as_current_span("parent", kind=trace.SpanKind.CLIENT):
-        tracer.start_span("child", attributes={"i": 1, "d": 1.0, "s": "x", "b": True, "l": ("a", "b")}).end()
+        child = tracer.start_span("child", attributes={"i": 1, "d": 1.0, "s": "x", "b": True, "l": ("a", "b")})
+        child.add_event("e", {"n": 1}, 1_700_000_000_000_000_001)
+        child.end()
     spans = exporter.get_finished_spans()
     provider.shutdown()
     message = MessageToDict(encode_spans(spans), use_integers_for_enums=True)

@@ -13,12 +13,19 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from pytest_genai_semconv import GenAISpanComplianceError, assert_chat_span, assert_genai_span_compliant
 
-from llamatelemetry.semconv import metrics, server_metrics, spans
+from llamatelemetry.semconv import engine_metrics, server_metrics, spans
 from llamatelemetry.semconv.catalogue import ALL_PROFILES, instruments
-from llamatelemetry.semconv.facts import InferenceFacts, PhaseFacts, ServerStartFacts
-from llamatelemetry.semconv.metrics import measurements, model_metric_attributes, request_instruments
-from llamatelemetry.semconv.profiles import attributes_for, phase_attributes, server_start_attributes
+from llamatelemetry.semconv.facts import AttemptFacts, InferenceFacts, PhaseFacts, ServerStartFacts
+from llamatelemetry.semconv.measurements import measurements, request_instruments
+from llamatelemetry.semconv.metrics import model_metric_attributes
+from llamatelemetry.semconv.profiles import (
+    attempt_attributes,
+    attributes_for,
+    phase_attributes,
+    server_start_attributes,
+)
 from llamatelemetry.testing.semconv import (
+    EmittedEvent,
     EmittedMetric,
     EmittedSpan,
     assert_valid_metrics,
@@ -59,6 +66,14 @@ FACTS = InferenceFacts(
     server_request_duration_s=0.69,
     server_time_to_first_token_s=0.09,
     server_time_per_output_token_s=0.01,
+    scheduling_delay_s=0.0002,
+    admission="next",
+    attempts=2,
+    last_phase="decode",
+    kv_pages=6,
+    kv_page_size=16,
+    kv_estimated=True,
+    kv_cached_estimate=0,
 )
 
 
@@ -85,6 +100,11 @@ class Emitter:
             PhaseFacts(name="prefill", prefill_duration_s=0.09, backend_wait_s=0.009),
             PhaseFacts(name="decode", decode_duration_s=0.5, backend_wait_s=0.09),
         )
+        for number in range(1, facts.attempts or 1):
+            attempt = AttemptFacts(number=number, error_type="BackendConnectionError")
+            span.add_event(spans.ATTEMPT_FAILED_EVENT, attempt_attributes(attempt), T0 + 100 * number)
+        if facts.operation == "embeddings":
+            phases = phases[:2]
         for phase, start, end in zip(phases, edges, edges[1:], strict=False):
             child = self.tracer.start_span(
                 phase.name, parent, start_time=start, attributes=phase_attributes(phase, profiles)
@@ -186,6 +206,65 @@ def test_our_names_on_a_span_of_no_table_are_named(good):
     assert any("llamatelemetry.prefill.duration is on a span that no table describes" in line for line in found)
 
 
+EMBEDDINGS = dataclasses.replace(
+    FACTS,
+    operation="embeddings",
+    embedding_dimensions=384,
+    openinference_span_kind="EMBEDDING",
+    last_phase="prefill",
+)
+
+
+@pytest.mark.parametrize("profiles", [DEFAULT, ALL_PROFILES, *((profile,) for profile in ALL_PROFILES)])
+def test_embeddings_pass_without_a_decode(emitter, profiles):
+    emitted = [span_from_sdk(span) for span in emitter.request(EMBEDDINGS, profiles)]
+    assert [span.name for span in emitted] == ["queue", "prefill", "embeddings SmolLM2"]
+    assert violations_of_spans(emitted, profiles) == []
+
+
+@pytest.mark.parametrize("profiles", [DEFAULT, ("openinference",)])
+def test_embeddings_that_generate_are_named(emitter, profiles):
+    emitted = [span_from_sdk(span) for span in emitter.request(EMBEDDINGS, profiles)]
+    decode = dataclasses.replace(emitted[1], name="decode", start_ns=emitted[1].end_ns, end_ns=emitted[1].end_ns + 1)
+    emitted = changed([*emitted, decode], 2, attributes={"llamatelemetry.time_to_first_token": 0.1})
+    unknown, phases = violations_of_spans(emitted, profiles)
+    assert "no table of these profiles has llamatelemetry.time_to_first_token" in unknown
+    assert "its phases are queue, prefill, decode, not queue, prefill in order" in phases
+
+
+def failed_try(number=1, time_ns=T0 + 100, name=spans.ATTEMPT_FAILED_EVENT, **attributes):
+    known = attempt_attributes(AttemptFacts(number=number, error_type="503"))
+    return EmittedEvent(name=name, time_ns=time_ns, attributes=known | attributes)
+
+
+@pytest.mark.parametrize(
+    ("events", "words"),
+    [
+        ([failed_try(name="llamatelemetry.mood")], "event 'llamatelemetry.mood': no table has it"),
+        ([failed_try(number="1")], "llamatelemetry.attempt.number='1' is not of type int"),
+        ([failed_try(mood="x")], "event 'llamatelemetry.attempt.failed': may not carry mood"),
+        ([failed_try(time_ns=T0 - 1)], "is not after the one before and within its span"),
+        ([failed_try(time_ns=T0 + 10**9)], "is not after the one before and within its span"),
+        ([failed_try(time_ns=T0 + 2), failed_try(2, T0 + 1)], "is not after the one before and within its span"),
+        ([failed_try(2)], "its failed tries are numbered [2]"),
+        ([], "0 tries failed, and 2 are said to have been made"),
+        ([failed_try(number) for number in (1, 2, 3)], "3 tries failed, and 2 are said to have been made"),
+    ],
+)
+def test_an_event_that_no_table_allows_is_named(good, events, words):
+    assert any(words in line for line in violations_of_spans(changed(good, 3, events=tuple(events)), DEFAULT))
+
+
+def test_a_request_that_failed_while_it_waited_for_another_try_passes(good):
+    events = (failed_try(1), failed_try(2, T0 + 200))
+    assert violations_of_spans(changed(good, 3, events=events), DEFAULT) == []
+
+
+def test_events_of_others_are_passed_over(good):
+    events = (*good[3].events, EmittedEvent(name="exception", time_ns=0, attributes={"x": 1}))
+    assert violations_of_spans(changed(good, 3, events=events), DEFAULT) == []
+
+
 def test_false_streaming_is_named(good):
     (found, _) = violations_of_spans(changed(good, 3, attributes={"gen_ai.request.stream": False}), DEFAULT)
     assert "gen_ai.request.stream is sent only when true" in found
@@ -277,6 +356,10 @@ def test_an_independent_checker_finds_nothing_either(emitter, profiles, provider
     assert_chat_span(span, request_model="SmolLM2")
 
 
+def test_an_independent_checker_finds_nothing_in_embeddings_either(emitter):
+    assert_genai_span_compliant(emitter.request(dataclasses.replace(EMBEDDINGS, provider="openai"), ALL_PROFILES)[-1])
+
+
 def test_the_independent_checkers_one_objection_is_that_it_lists_no_local_runtime(emitter):
     with pytest.raises(GenAISpanComplianceError) as raised:
         assert_chat_span(emitter.request()[-1])
@@ -322,17 +405,21 @@ def test_observed_metrics_pass():
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], shutdown_on_exit=False)
     meter = provider.get_meter("test")
-    rows = (metrics.QUEUE_DEPTH, metrics.REQUESTS_ACTIVE, *server_metrics.SERVER)
+    rows = (*engine_metrics.ENGINE[:-1], *server_metrics.SERVER)
+    values = {"string": "x", "boolean": True, "int": 1}
 
-    def observe(_options):
-        return [Observation(1, model_metric_attributes(provider="llamacpp", model="m"))]
+    def observer(row):
+        own = {each.name: values[each.type] for each in row.attributes}
+        return lambda _options: [Observation(1, own | model_metric_attributes(provider="llamacpp", model="m"))]
 
     for row in rows:
-        getattr(meter, f"create_{row.kind}")(row.name, [observe], row.unit, row.brief)
+        getattr(meter, f"create_{row.kind}")(row.name, [observer(row)], row.unit, row.brief)
     meter.create_counter("llamatelemetry.records.dropped", "{record}", "x").add(1)
     data = reader.get_metrics_data()
     provider.shutdown()
-    assert {metric.name for metric in metrics_from_sdk(data)} == {row.name for row in (*rows, metrics.RECORDS_DROPPED)}
+    assert {metric.name for metric in metrics_from_sdk(data)} == {
+        row.name for row in (*rows, engine_metrics.RECORDS_DROPPED)
+    }
     assert_valid_metrics(data)
 
 

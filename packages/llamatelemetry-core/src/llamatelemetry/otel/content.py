@@ -27,23 +27,25 @@ class Content:
     """The content of one inference, ready to be exported.
 
     Attributes:
-        input_messages: JSON list of messages given.
+        input_messages: JSON list of messages given; None of embeddings, as is what follows but for the texts.
         output_messages: JSON list of messages answered.
         tool_definitions: JSON list of tools offered.
-        input_text: The prompt, or the last message given.
+        input_text: The prompt, the last message given, or the texts to embed as a JSON list.
         output_text: The answer.
     """
 
-    input_messages: str
-    output_messages: str
-    tool_definitions: str | None
+    input_messages: str | None = None
+    output_messages: str | None = None
+    tool_definitions: str | None = None
     input_text: str
-    output_text: str
+    output_text: str | None = None
 
 
 def content_of(record: FinishedRecord, redactor: TextRedactor) -> Content:
     """Serializes what was asked and answered, every string of it redacted."""
     request = record.opening.request
+    if request.input is not None:
+        return Content(input_text=_dump(list(request.input), redactor))
     messages: Iterable[Mapping[str, Any]]
     messages = request.messages or ({"role": "user", "content": request.prompt},)
     given = [_message(message) for message in messages]

@@ -7,7 +7,7 @@ from llamatelemetry.errors import LlamatelemetryError, RequestCancelledError
 from llamatelemetry.inference import metrics
 from llamatelemetry.inference.record import FinishedRecord
 from llamatelemetry.otel.content import Content, TextRedactor
-from llamatelemetry.semconv.facts import InferenceFacts, PhaseFacts
+from llamatelemetry.semconv.facts import AttemptFacts, InferenceFacts, PhaseFacts, PhaseName
 
 
 def facts_of(record: FinishedRecord, redactor: TextRedactor, content: Content | None = None) -> InferenceFacts:
@@ -19,7 +19,7 @@ def facts_of(record: FinishedRecord, redactor: TextRedactor, content: Content | 
         content: Prompt and answer, if they are to be exported.
     """
     opening = record.opening
-    request, model, usage, timings = opening.request, opening.model, record.usage, record.timings
+    request, model, usage, timings, kv = opening.request, record.model, record.usage, record.timings, record.kv
     sampling = request.sampling
     gaps = sorted(metrics.inter_token_latencies(record))
     first_token = metrics.time_to_first_token(record)
@@ -46,6 +46,7 @@ def facts_of(record: FinishedRecord, redactor: TextRedactor, content: Content | 
         stop_sequences=tuple(request.stop) or None,
         frequency_penalty=sampling.frequency_penalty,
         presence_penalty=sampling.presence_penalty,
+        embedding_dimensions=len(record.embeddings[0]) if record.embeddings else None,
         conversation_id=request.conversation_id,
         output_type=_output_type(request),
         response_id=record.response_id,
@@ -67,7 +68,15 @@ def facts_of(record: FinishedRecord, redactor: TextRedactor, content: Content | 
         priority=request.priority,
         queue_duration_s=queued,
         queue_depth=opening.queue_depth,
+        scheduling_delay_s=metrics.scheduling_delay(record),
+        admission=record.admission,
+        attempts=len(record.attempts) + (record.dispatched_ns is not None),
+        last_phase=_last_phase(record),
         slot_id=record.slot_id,
+        kv_pages=kv.pages if kv else None,
+        kv_page_size=kv.page_size if kv else None,
+        kv_estimated=kv.estimated if kv else None,
+        kv_cached_estimate=kv.cached_estimate if kv else None,
         time_to_first_token_s=first_token,
         time_per_output_token_s=per_token,
         tokens_per_second=metrics.tokens_per_second(record),
@@ -89,6 +98,7 @@ def facts_of(record: FinishedRecord, redactor: TextRedactor, content: Content | 
         model_quantization=model.quantization,
         model_parameters=model.parameters,
         model_sha256=model.sha256,
+        openinference_span_kind="EMBEDDING" if request.operation == "embeddings" else "LLM",
         input_messages=content.input_messages if content else None,
         output_messages=content.output_messages if content else None,
         tool_definitions=content.tool_definitions if content else None,
@@ -135,9 +145,23 @@ def phases_of(record: FinishedRecord) -> tuple[tuple[PhaseFacts, int, int], ...]
     return (queue, prefill, decode)
 
 
+def attempts_of(record: FinishedRecord) -> tuple[tuple[AttemptFacts, int], ...]:
+    """The tries that failed before the one that counts, each with when it did, in Unix nanoseconds."""
+    return tuple(
+        (AttemptFacts(number=number, error_type=attempt.error_type), attempt.failed_ns)
+        for number, attempt in enumerate(record.attempts, start=1)
+    )
+
+
 def failure_of(record: FinishedRecord) -> BaseException | None:
     """The record's error, unless the caller wanted it to end: a cancel is not a failure."""
     return None if isinstance(record.error, RequestCancelledError) else record.error
+
+
+def _last_phase(record: FinishedRecord) -> PhaseName:
+    if record.dispatched_ns is None:
+        return "queue"
+    return "decode" if record.token_ns else "prefill"
 
 
 def _error_type(error: BaseException) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, Observation
 
-from llamatelemetry.backends.protocol import ModelInfo
 from llamatelemetry.inference import live
-from llamatelemetry.semconv import metrics
+from llamatelemetry.inference.live import EngineStats
+from llamatelemetry.semconv.engine_metrics import OBSERVED, RECORDS_DROPPED, ObservedStat
 from llamatelemetry.semconv.facts import InferenceFacts
+from llamatelemetry.semconv.measurements import measurements, request_instruments
+from llamatelemetry.semconv.metrics import Instrument, model_metric_attributes
 from llamatelemetry.semconv.profiles import Profile
 
 
@@ -29,14 +31,18 @@ class Instruments:
 
     def __init__(self, meter: Meter, profiles: tuple[Profile, ...]) -> None:
         self._profiles = profiles
-        self._record = {row.name: _recording_of(meter, row) for row in metrics.request_instruments(profiles)}
-        self._add_dropped = _recording_of(meter, metrics.RECORDS_DROPPED)
-        for row, field in ((metrics.QUEUE_DEPTH, "queue_depth"), (metrics.REQUESTS_ACTIVE, "requests_active")):
-            meter.create_observable_up_down_counter(row.name, [_observer(field)], row.unit, row.brief)
+        self._record = {row.name: _recording_of(meter, row) for row in request_instruments(profiles)}
+        self._add_dropped = _recording_of(meter, RECORDS_DROPPED)
+        make = {
+            "observable_counter": meter.create_observable_counter,
+            "observable_up_down_counter": meter.create_observable_up_down_counter,
+        }
+        for row in dict.fromkeys(stat.instrument for stat in OBSERVED):
+            make[row.kind](row.name, [_observer(row)], row.unit, row.brief)
 
     def record(self, facts: InferenceFacts, context: Context) -> None:
         """Records every figure of one request, in its span's context, so that exemplars lead to it."""
-        for name, value, attributes in metrics.measurements(facts, self._profiles):
+        for name, value, attributes in measurements(facts, self._profiles):
             self._record[name](value, attributes, context)
 
     def dropped(self, records: int) -> None:
@@ -44,7 +50,7 @@ class Instruments:
         self._add_dropped(records)
 
 
-def _recording_of(meter: Meter, row: metrics.Instrument) -> _Recording:
+def _recording_of(meter: Meter, row: Instrument) -> _Recording:
     made: Histogram | Counter
     if row.kind == "histogram":
         made = meter.create_histogram(
@@ -55,18 +61,43 @@ def _recording_of(meter: Meter, row: metrics.Instrument) -> _Recording:
     return made.add
 
 
-def _observer(field: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+def _observer(instrument: Instrument) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    rows = [row for row in OBSERVED if row.instrument is instrument]
+    counts = instrument.kind == "observable_counter"
+
     def observe(_options: CallbackOptions) -> Iterable[Observation]:
-        totals: dict[ModelInfo, int] = {}
-        for engine in live.stats():
-            totals[engine.model] = totals.get(engine.model, 0) + getattr(engine, field)
-        for model, total in totals.items():
-            attributes = metrics.model_metric_attributes(
-                provider=model.provider,
-                model=model.model,
-                server_address=model.server_address,
-                server_port=model.server_port,
-            )
-            yield Observation(total, attributes)
+        totals: dict[tuple[tuple[str, Any], ...], int] = {}
+        # A count must not fall when an engine is closed; what waits and runs there is gone with it.
+        for stats in (*live.stats(), *(live.closed() if counts else ())):
+            for row in rows:
+                for attributes, value in _values(row, stats):
+                    totals[attributes] = totals.get(attributes, 0) + value
+        return [Observation(total, dict(attributes)) for attributes, total in totals.items()]
 
     return observe
+
+
+def _values(row: ObservedStat, engine: EngineStats) -> Iterator[tuple[tuple[tuple[str, Any], ...], int]]:
+    """What an engine has to say on one row: attributes, in a fixed order, and the figure."""
+    for stats in (engine,) if row.shared or not engine.backends else engine.backends:
+        value = getattr(stats, row.field)
+        if value is None:
+            continue
+        attributes = (*_attributes_of(row, stats),)
+        if row.keyed_by is None:
+            yield attributes, value
+        elif isinstance(value, Mapping):
+            for key, figure in value.items():
+                yield (*attributes, (row.keyed_by.name, key)), figure
+
+
+def _attributes_of(row: ObservedStat, stats: EngineStats) -> Iterator[tuple[str, Any]]:
+    model = stats.model
+    yield from model_metric_attributes(
+        provider=model.provider,
+        model=model.model,
+        server_address=model.server_address,
+        server_port=model.server_port,
+    ).items()
+    yield from ((attribute.name, value) for attribute, value in row.fixed)
+    yield from ((each.name, getattr(stats, each.field)) for each in row.read)

@@ -24,12 +24,18 @@ from llamatelemetry.config import Settings
 from llamatelemetry.inference.record import FinishedRecord, Opening
 from llamatelemetry.inference.sink import AttributeValue, RequestTrace, SpanEnricher
 from llamatelemetry.otel.content import Content, TextRedactor, content_of
-from llamatelemetry.otel.facts import facts_of, failure_of, phases_of
+from llamatelemetry.otel.facts import attempts_of, facts_of, failure_of, phases_of
 from llamatelemetry.otel.handover import Handover
 from llamatelemetry.otel.instruments import Instruments
 from llamatelemetry.semconv.facts import InferenceFacts
-from llamatelemetry.semconv.profiles import Profile, attributes_for, phase_attributes, start_attributes
-from llamatelemetry.semconv.spans import INFERENCE_DETAILS_EVENT, span_name
+from llamatelemetry.semconv.profiles import (
+    Profile,
+    attempt_attributes,
+    attributes_for,
+    phase_attributes,
+    start_attributes,
+)
+from llamatelemetry.semconv.spans import ATTEMPT_FAILED_EVENT, INFERENCE_DETAILS_EVENT, span_name
 
 _log = logging.getLogger(__name__)
 
@@ -117,7 +123,7 @@ class Recorder:
             facts = facts_of(record, self._redactor, content if self._content_on_span else None)
             if recording:
                 self._describe(span, record, facts, context)
-            if content is not None and self._content_in_event:
+            if content is not None and content.output_messages is not None and self._content_in_event:
                 self._emit_event(record, content, context)
             self._instruments.record(facts, context)
         finally:
@@ -133,6 +139,8 @@ class Recorder:
         failure = failure_of(record)
         if failure is not None:
             span.set_status(Status(StatusCode.ERROR, facts.error_message))
+        for attempt, failed_ns in attempts_of(record):
+            span.add_event(ATTEMPT_FAILED_EVENT, attempt_attributes(attempt), failed_ns)
         for phase, start_ns, end_ns in phases_of(record):
             child = self._tracer.start_span(
                 phase.name,

@@ -18,6 +18,9 @@ AttributeType = Literal["string", "boolean", "int", "double", "string[]"]
 Requirement = Literal["required", "conditionally_required", "recommended", "opt_in"]
 """OpenTelemetry's requirement levels."""
 
+Task = Literal["generation", "embeddings"]
+"""What a model is asked for: text, as chat and text_completion are, or vectors."""
+
 IF_FAILED: Final = "if it failed"
 """The condition that the checker can tell from a span's status."""
 
@@ -36,6 +39,7 @@ class Attribute:
         condition: When a conditionally required one must be there.
         at_start: Given when the span starts, so that samplers see it.
         only_true: False is not emitted: the absence says it.
+        task: The only task that it is emitted for; None is either.
     """
 
     name: str
@@ -48,3 +52,9 @@ class Attribute:
     condition: str = ""
     at_start: bool = False
     only_true: bool = False
+    task: Task | None = None
+
+
+def task_of(operation: str) -> Task:
+    """The task that an operation is: its value of ``gen_ai.operation.name``."""
+    return "embeddings" if operation == "embeddings" else "generation"

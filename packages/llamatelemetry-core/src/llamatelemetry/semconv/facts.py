@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 PhaseName = Literal["queue", "prefill", "decode"]
-"""Parts of a request, in order: waiting for a slot, reading the prompt, writing the answer."""
+"""Parts of a request, in order: waiting for a slot, reading the prompt, writing the answer, if it has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +26,12 @@ class InferenceFacts:
         time_to_first_chunk_s: Submission to first chunk; None unless streaming.
         error_type: Low-cardinality name of what went wrong; ``error_message`` is its text.
         queue_depth: Requests that were waiting when this one was submitted.
+        scheduling_delay_s: Admission to dispatch, the last part of ``queue_duration_s``.
+        attempts: Times that it was sent to a backend.
+        last_phase: The phase it ended in.
+        kv_estimated: True where the pages are the engine's own books about a cache it cannot see.
+        kv_cached_estimate: Prompt tokens that those books expected to be in the cache;
+            ``cached_tokens`` is what the backend says.
         time_to_first_token_s: Submission to first token, streaming or not.
         prefill_duration_s: Compute time the backend reports, as is ``decode_duration_s``.
         duration_s: Submission to end; ``duration_ms`` is the same in milliseconds, for the legacy key.
@@ -55,6 +61,7 @@ class InferenceFacts:
     stop_sequences: tuple[str, ...] | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
+    embedding_dimensions: int | None = None
     conversation_id: str | None = None
     output_type: str | None = None
     response_id: str | None = None
@@ -74,7 +81,15 @@ class InferenceFacts:
     priority: int | None = None
     queue_duration_s: float | None = None
     queue_depth: int | None = None
+    scheduling_delay_s: float | None = None
+    admission: str | None = None
+    attempts: int | None = None
+    last_phase: str | None = None
     slot_id: int | None = None
+    kv_pages: int | None = None
+    kv_page_size: int | None = None
+    kv_estimated: bool | None = None
+    kv_cached_estimate: int | None = None
     time_to_first_token_s: float | None = None
     time_per_output_token_s: float | None = None
     tokens_per_second: float | None = None
@@ -119,6 +134,19 @@ class PhaseFacts:
     decode_duration_s: float | None = None
     consumer_wait_s: float | None = None
     backend_wait_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptFacts:
+    """The facts of one try that failed before its first token.
+
+    Attributes:
+        number: Which try it was, from 1.
+        error_type: Low-cardinality name of why.
+    """
+
+    number: int
+    error_type: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,9 @@ is renamed, which no local runtime reports, and ``gen_ai.request.top_k`` turns f
 which we send as int in both, being what users of 1.41 send. The metrics differ more: see
 :mod:`llamatelemetry.semconv.metrics`.
 
+Embeddings are spans of their own in both, with few of an answer's attributes: rows say which task they
+are for.
+
 Two names have nothing to say here: ``gen_ai.request.choice.count`` is for requests of several answers,
 and ``gen_ai.system_instructions`` for those that are given apart from the messages.
 
@@ -28,7 +31,7 @@ OPERATION_NAME: Final = Attribute(
     names.GEN_AI_OPERATION_NAME,
     "string",
     "operation",
-    "What was asked of the model: chat or text_completion.",
+    "What was asked of the model: chat, text_completion or embeddings.",
     requirement="required",
     at_start=True,
 )
@@ -90,9 +93,22 @@ GEN_AI_NEXT: Final = (
     OPERATION_NAME,
     PROVIDER_NAME,
     REQUEST_MODEL,
-    Attribute(names.GEN_AI_REQUEST_MAX_TOKENS, "int", "max_tokens", "Most tokens the answer may have.", unit="{token}"),
-    Attribute(names.GEN_AI_REQUEST_TEMPERATURE, "double", "temperature", "Sampling temperature; 0 is greedy."),
-    Attribute(names.GEN_AI_REQUEST_TOP_P, "double", "top_p", "Nucleus sampling mass."),
+    Attribute(
+        names.GEN_AI_REQUEST_MAX_TOKENS,
+        "int",
+        "max_tokens",
+        "Most tokens the answer may have.",
+        unit="{token}",
+        task="generation",
+    ),
+    Attribute(
+        names.GEN_AI_REQUEST_TEMPERATURE,
+        "double",
+        "temperature",
+        "Sampling temperature; 0 is greedy.",
+        task="generation",
+    ),
+    Attribute(names.GEN_AI_REQUEST_TOP_P, "double", "top_p", "Nucleus sampling mass.", task="generation"),
     Attribute(
         names.GEN_AI_REQUEST_TOP_K,
         "int",
@@ -100,6 +116,7 @@ GEN_AI_NEXT: Final = (
         "Candidates kept for the next token.",
         requirement="conditionally_required",
         condition="if the request gives it",
+        task="generation",
     ),
     Attribute(
         names.GEN_AI_REQUEST_SEED,
@@ -108,10 +125,29 @@ GEN_AI_NEXT: Final = (
         "Seed that makes sampling repeatable.",
         requirement="conditionally_required",
         condition="if the request gives it",
+        task="generation",
     ),
-    Attribute(names.GEN_AI_REQUEST_STOP_SEQUENCES, "string[]", "stop_sequences", "Strings that end the answer."),
-    Attribute(names.GEN_AI_REQUEST_FREQUENCY_PENALTY, "double", "frequency_penalty", "Penalty on frequent tokens."),
-    Attribute(names.GEN_AI_REQUEST_PRESENCE_PENALTY, "double", "presence_penalty", "Penalty on tokens seen before."),
+    Attribute(
+        names.GEN_AI_REQUEST_STOP_SEQUENCES,
+        "string[]",
+        "stop_sequences",
+        "Strings that end the answer.",
+        task="generation",
+    ),
+    Attribute(
+        names.GEN_AI_REQUEST_FREQUENCY_PENALTY,
+        "double",
+        "frequency_penalty",
+        "Penalty on frequent tokens.",
+        task="generation",
+    ),
+    Attribute(
+        names.GEN_AI_REQUEST_PRESENCE_PENALTY,
+        "double",
+        "presence_penalty",
+        "Penalty on tokens seen before.",
+        task="generation",
+    ),
     Attribute(
         "gen_ai.request.stream",
         "boolean",
@@ -120,6 +156,14 @@ GEN_AI_NEXT: Final = (
         requirement="conditionally_required",
         condition="if it is true",
         only_true=True,
+        task="generation",
+    ),
+    Attribute(
+        names.GEN_AI_EMBEDDINGS_DIMENSION_COUNT,
+        "int",
+        "embedding_dimensions",
+        "Numbers in one vector.",
+        task="embeddings",
     ),
     Attribute(
         names.GEN_AI_CONVERSATION_ID,
@@ -128,6 +172,7 @@ GEN_AI_NEXT: Final = (
         "Conversation that the request belongs to.",
         requirement="conditionally_required",
         condition="if the request gives it",
+        task="generation",
     ),
     Attribute(
         names.GEN_AI_OUTPUT_TYPE,
@@ -136,14 +181,16 @@ GEN_AI_NEXT: Final = (
         "Kind of content asked for: text or json.",
         requirement="conditionally_required",
         condition="if the request gives a format",
+        task="generation",
     ),
-    Attribute(names.GEN_AI_RESPONSE_ID, "string", "response_id", "The backend's id of the answer."),
+    Attribute(names.GEN_AI_RESPONSE_ID, "string", "response_id", "The backend's id of the answer.", task="generation"),
     RESPONSE_MODEL,
     Attribute(
         names.GEN_AI_RESPONSE_FINISH_REASONS,
         "string[]",
         "finish_reasons",
         "Why generation ended, one for each answer: stop, length, tool_calls, content_filter, cancelled or error.",
+        task="generation",
     ),
     Attribute(
         "gen_ai.response.time_to_first_chunk",
@@ -151,6 +198,7 @@ GEN_AI_NEXT: Final = (
         "time_to_first_chunk_s",
         "Submission to first chunk of a streamed answer.",
         unit="s",
+        task="generation",
     ),
     Attribute(
         names.GEN_AI_USAGE_INPUT_TOKENS,
@@ -165,6 +213,7 @@ GEN_AI_NEXT: Final = (
         "output_tokens",
         "Generated tokens, reasoning included.",
         unit="{token}",
+        task="generation",
     ),
     Attribute(
         "gen_ai.usage.cache_read.input_tokens",
@@ -172,6 +221,7 @@ GEN_AI_NEXT: Final = (
         "cached_tokens",
         "Prompt tokens served from the backend's cache.",
         unit="{token}",
+        task="generation",
     ),
     Attribute(
         "gen_ai.usage.reasoning.output_tokens",
@@ -179,6 +229,7 @@ GEN_AI_NEXT: Final = (
         "reasoning_tokens",
         "Generated tokens that were reasoning.",
         unit="{token}",
+        task="generation",
     ),
     Attribute(
         names.GEN_AI_INPUT_MESSAGES,
@@ -186,6 +237,7 @@ GEN_AI_NEXT: Final = (
         "input_messages",
         "Messages given to the model, as JSON.",
         requirement="opt_in",
+        task="generation",
     ),
     Attribute(
         names.GEN_AI_OUTPUT_MESSAGES,
@@ -193,6 +245,7 @@ GEN_AI_NEXT: Final = (
         "output_messages",
         "Messages the model answered, as JSON.",
         requirement="opt_in",
+        task="generation",
     ),
     Attribute(
         "gen_ai.tool.definitions",
@@ -200,6 +253,7 @@ GEN_AI_NEXT: Final = (
         "tool_definitions",
         "Tools offered to the model, as JSON.",
         requirement="opt_in",
+        task="generation",
     ),
 )
 """Profile ``gen_ai_next``."""

@@ -1,24 +1,19 @@
-"""Every instrument we create: name, kind, unit, buckets, and the attributes it may carry.
+"""The instruments that are recorded on once per request: name, kind, unit, buckets, and attributes.
 
 Names and buckets of ``gen_ai.*`` are those of release 1.41, and of the unreleased main branch for
-``gen_ai_next`` (docs/gen-ai/client-inference.md and gen-ai-token-metrics.md there). Attributes are
-bounded in number: no request, tenant or conversation id.
+``gen_ai_next`` (docs/gen-ai/client-inference.md, client-embeddings.md and gen-ai-token-metrics.md
+there). Attributes are bounded in number: no request, tenant or conversation id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
-from functools import cache
-from operator import attrgetter
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 from opentelemetry.semconv._incubating.metrics import gen_ai_metrics as names
 
-from llamatelemetry.semconv import gen_ai
-from llamatelemetry.semconv.attributes import Attribute, AttributeValue
-from llamatelemetry.semconv.facts import InferenceFacts
-from llamatelemetry.semconv.profiles import Profile, mapping_of
+from llamatelemetry.semconv import gen_ai, own
+from llamatelemetry.semconv.attributes import Attribute, AttributeValue, Task
 
 InstrumentKind = Literal["histogram", "counter", "observable_counter", "observable_up_down_counter", "observable_gauge"]
 
@@ -33,6 +28,9 @@ FIRST_TOKEN_BUCKETS: Final = (
 
 PER_TOKEN_BUCKETS: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 """Seconds per token."""
+
+HANDOVER_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+"""Seconds that a program takes for itself."""
 
 TOKEN_BUCKETS: Final = tuple(float(4**power) for power in range(14))
 """Tokens of one request."""
@@ -79,21 +77,16 @@ class MeasuredFact:
 
     Attributes:
         instrument: Where it is recorded.
-        field: The field of :class:`InferenceFacts`; nothing is recorded when it is None.
+        field: The field of :class:`InferenceFacts`; nothing is recorded when it is None. Empty counts
+            requests.
         fixed: Attributes that tell this row from others on the same instrument.
+        task: The only task whose requests are recorded; None is either.
     """
 
     instrument: Instrument
     field: str
     fixed: tuple[tuple[Attribute, str], ...] = ()
-
-
-class Measurement(NamedTuple):
-    """One value to record."""
-
-    name: str
-    value: float
-    attributes: dict[str, AttributeValue]
+    task: Task | None = None
 
 
 _TOKEN_USAGE: Final = Instrument(
@@ -106,7 +99,7 @@ _TOKEN_USAGE: Final = Instrument(
 )
 
 
-def _client_duration(name: str) -> MeasuredFact:
+def _client_duration(name: str, task: Task | None = None) -> MeasuredFact:
     instrument = Instrument(
         name,
         "histogram",
@@ -115,7 +108,7 @@ def _client_duration(name: str) -> MeasuredFact:
         attributes=_OUTCOME_ATTRIBUTES,
         buckets=DURATION_BUCKETS,
     )
-    return MeasuredFact(instrument=instrument, field="duration_s")
+    return MeasuredFact(instrument=instrument, field="duration_s", task=task)
 
 
 def _first_chunk(name: str) -> MeasuredFact:
@@ -127,10 +120,10 @@ def _first_chunk(name: str) -> MeasuredFact:
         attributes=REQUEST_ATTRIBUTES,
         buckets=DURATION_BUCKETS,
     )
-    return MeasuredFact(instrument=instrument, field="time_to_first_chunk_s")
+    return MeasuredFact(instrument=instrument, field="time_to_first_chunk_s", task="generation")
 
 
-def _token_distribution(name: str, field: str, brief: str) -> MeasuredFact:
+def _token_distribution(name: str, field: str, brief: str, task: Task = "generation") -> MeasuredFact:
     instrument = Instrument(
         name,
         "histogram",
@@ -139,7 +132,7 @@ def _token_distribution(name: str, field: str, brief: str) -> MeasuredFact:
         attributes=_OUTCOME_ATTRIBUTES,
         buckets=TOKEN_BUCKETS,
     )
-    return MeasuredFact(instrument=instrument, field=field)
+    return MeasuredFact(instrument=instrument, field=field, task=task)
 
 
 def _token_counter(name: str, field: str, brief: str) -> MeasuredFact:
@@ -150,25 +143,38 @@ def _token_counter(name: str, field: str, brief: str) -> MeasuredFact:
         brief,
         attributes=(*REQUEST_ATTRIBUTES, gen_ai.TOKEN_MODALITY),
     )
-    return MeasuredFact(instrument=instrument, field=field, fixed=((gen_ai.TOKEN_MODALITY, "unknown"),))
+    fixed = ((gen_ai.TOKEN_MODALITY, "unknown"),)
+    return MeasuredFact(instrument=instrument, field=field, fixed=fixed, task="generation")
 
 
 GEN_AI: Final = (
     _client_duration(names.GEN_AI_CLIENT_OPERATION_DURATION),
     _first_chunk("gen_ai.client.operation.time_to_first_chunk"),
     MeasuredFact(instrument=_TOKEN_USAGE, field="input_tokens", fixed=((gen_ai.TOKEN_TYPE, "input"),)),
-    MeasuredFact(instrument=_TOKEN_USAGE, field="output_tokens", fixed=((gen_ai.TOKEN_TYPE, "output"),)),
+    MeasuredFact(
+        instrument=_TOKEN_USAGE,
+        field="output_tokens",
+        fixed=((gen_ai.TOKEN_TYPE, "output"),),
+        task="generation",
+    ),
 )
 """Client-side figures under the names of profile ``gen_ai``."""
 
 GEN_AI_NEXT: Final = (
-    _client_duration("gen_ai.client.inference.duration"),
+    _client_duration("gen_ai.client.inference.duration", "generation"),
+    _client_duration("gen_ai.client.embeddings.duration", "embeddings"),
     _first_chunk("gen_ai.client.inference.time_to_first_chunk"),
     _token_distribution(
         "gen_ai.client.inference.operation.input_tokens", "input_tokens", "Prompt tokens of one request."
     ),
     _token_distribution(
         "gen_ai.client.inference.operation.output_tokens", "output_tokens", "Generated tokens of one request."
+    ),
+    _token_distribution(
+        "gen_ai.client.embeddings.operation.input_tokens",
+        "input_tokens",
+        "Tokens of one request's texts.",
+        "embeddings",
     ),
     _token_counter("gen_ai.client.inference.usage.input_tokens", "input_tokens", "Prompt tokens used."),
     _token_counter("gen_ai.client.inference.usage.output_tokens", "output_tokens", "Generated tokens."),
@@ -207,6 +213,7 @@ ALWAYS: Final = (
             buckets=FIRST_TOKEN_BUCKETS,
         ),
         field="server_time_to_first_token_s",
+        task="generation",
     ),
     MeasuredFact(
         instrument=Instrument(
@@ -218,6 +225,7 @@ ALWAYS: Final = (
             buckets=PER_TOKEN_BUCKETS,
         ),
         field="server_time_per_output_token_s",
+        task="generation",
     ),
     MeasuredFact(
         instrument=Instrument(
@@ -230,78 +238,41 @@ ALWAYS: Final = (
         ),
         field="queue_duration_s",
     ),
+    MeasuredFact(
+        instrument=Instrument(
+            "llamatelemetry.scheduler.delay",
+            "histogram",
+            "s",
+            "Admission to dispatch of a request: the part of the queue that is the engine's own.",
+            attributes=REQUEST_ATTRIBUTES,
+            buckets=HANDOVER_BUCKETS,
+        ),
+        field="scheduling_delay_s",
+    ),
+    MeasuredFact(
+        instrument=Instrument(
+            "llamatelemetry.consumer.wait",
+            "histogram",
+            "s",
+            "Time that its reader held an answer back, of those whose reader did.",
+            attributes=REQUEST_ATTRIBUTES,
+            buckets=DURATION_BUCKETS,
+        ),
+        field="consumer_wait_s",
+        task="generation",
+    ),
+    MeasuredFact(
+        instrument=Instrument(
+            "llamatelemetry.requests.finished",
+            "counter",
+            "{request}",
+            "Requests that ended, by reason and phase; one cancelled in a later phase than queue gave up its slot.",
+            attributes=(*REQUEST_ATTRIBUTES, own.FINISH_REASON, own.LAST_PHASE),
+        ),
+        field="",
+    ),
 )
 """Figures with the same name in any profile."""
-
-QUEUE_DEPTH: Final = Instrument(
-    "llamatelemetry.queue.depth",
-    "observable_up_down_counter",
-    "{request}",
-    "Requests waiting for a slot.",
-    attributes=MODEL_ATTRIBUTES,
-)
-REQUESTS_ACTIVE: Final = Instrument(
-    "llamatelemetry.requests.active",
-    "observable_up_down_counter",
-    "{request}",
-    "Requests that the backend is running.",
-    attributes=MODEL_ATTRIBUTES,
-)
-RECORDS_DROPPED: Final = Instrument(
-    "llamatelemetry.records.dropped",
-    "counter",
-    "{record}",
-    "Finished requests whose telemetry was given up, because more came than could be recorded.",
-)
-ENGINE: Final = (QUEUE_DEPTH, REQUESTS_ACTIVE, RECORDS_DROPPED)
-"""Figures of the engine and of the telemetry itself."""
-
-
-def measured_facts(profiles: Iterable[Profile]) -> tuple[MeasuredFact, ...]:
-    """What is recorded once per request.
-
-    Only ``gen_ai`` and ``gen_ai_next`` have names of their own; without either, metrics take
-    ``gen_ai``'s, so that choosing older span attributes loses no figure.
-    """
-    chosen = set(profiles)
-    rows: list[MeasuredFact] = []
-    if "gen_ai" in chosen or "gen_ai_next" not in chosen:
-        rows += GEN_AI
-    if "gen_ai_next" in chosen:
-        rows += GEN_AI_NEXT
-    return (*rows, *ALWAYS)
-
-
-def request_instruments(profiles: Iterable[Profile]) -> tuple[Instrument, ...]:
-    """The instruments that :func:`measurements` names, each once."""
-    return tuple(dict.fromkeys(row.instrument for row in measured_facts(profiles)))
-
-
-def measurements(facts: InferenceFacts, profiles: tuple[Profile, ...]) -> list[Measurement]:
-    """What to record for one request. Attributes are shared between measurements: do not change them.
-
-    Args:
-        facts: What is known of the request.
-        profiles: Profiles to emit it in.
-    """
-    shared = request_metric_attributes(facts)
-    outcome = shared
-    if facts.error_type is not None:
-        outcome = {**shared, gen_ai.ERROR_TYPE.name: facts.error_type}
-    get, plans = _plans(profiles)
-    found = []
-    for value, plan in zip(get(facts), plans, strict=True):
-        if value is None:
-            continue
-        attributes = outcome if plan.with_error else shared
-        if plan.fixed:
-            attributes = {**attributes, **plan.fixed}
-        found.append(Measurement(plan.name, value, attributes))
-    return found
-
-
-request_metric_attributes: Final = mapping_of(REQUEST_ATTRIBUTES)
-"""From :class:`InferenceFacts` to what every figure of a request carries: few names, few values."""
 
 
 def model_metric_attributes(
@@ -310,23 +281,3 @@ def model_metric_attributes(
     """The attributes that every figure of a whole model or server carries."""
     values = (provider, model, server_address, server_port)
     return {row.name: value for row, value in zip(MODEL_ATTRIBUTES, values, strict=True) if value is not None}
-
-
-class _Plan(NamedTuple):
-    name: str
-    fixed: dict[str, AttributeValue]
-    with_error: bool
-
-
-@cache
-def _plans(profiles: tuple[Profile, ...]) -> tuple[attrgetter[tuple[float | None, ...]], tuple[_Plan, ...]]:
-    rows = measured_facts(profiles)
-    plans = tuple(
-        _Plan(
-            row.instrument.name,
-            {attribute.name: value for attribute, value in row.fixed},
-            gen_ai.ERROR_TYPE in row.instrument.attributes,
-        )
-        for row in rows
-    )
-    return attrgetter(*(row.field for row in rows)), plans

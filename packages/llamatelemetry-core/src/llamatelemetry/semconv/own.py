@@ -19,6 +19,7 @@ _DECODE_DURATION: Final = Attribute(
     "decode_duration_s",
     "Compute time spent generating, as the backend reports it.",
     unit="s",
+    task="generation",
 )
 _CONSUMER_WAIT: Final = Attribute(
     "llamatelemetry.consumer.wait",
@@ -26,6 +27,39 @@ _CONSUMER_WAIT: Final = Attribute(
     "consumer_wait_s",
     "Time that the reader of the stream held the answer back by not reading.",
     unit="s",
+    task="generation",
+)
+KV_ESTIMATED: Final = Attribute(
+    "llamatelemetry.kv.estimated",
+    "boolean",
+    "kv_estimated",
+    "The pages are the engine's own books about a cache that it cannot see.",
+)
+FINISH_REASON: Final = Attribute(
+    "llamatelemetry.request.finish_reason",
+    "string",
+    "finish_reason",
+    "Why it ended: stop, length, tool_calls, content_filter, cancelled or error.",
+)
+LAST_PHASE: Final = Attribute(
+    "llamatelemetry.request.phase",
+    "string",
+    "last_phase",
+    "Phase that it ended in: queue, prefill or decode.",
+)
+REJECT_REASON: Final = Attribute(
+    "llamatelemetry.reject.reason",
+    "string",
+    "",
+    "Why: queue_full_requests, queue_full_tokens, context_overflow, deadline_passed or closed.",
+    requirement="required",
+)
+PREFIX_SOURCE: Final = Attribute(
+    "llamatelemetry.prefix_cache.source",
+    "string",
+    "",
+    "Who says so: engine, from its own books, or backend, from what it reported of its cache.",
+    requirement="required",
 )
 
 INFERENCE: Final = (
@@ -42,13 +76,44 @@ INFERENCE: Final = (
         "Requests that were waiting when this one was submitted.",
         unit="{request}",
     ),
+    Attribute(
+        "llamatelemetry.scheduler.delay",
+        "double",
+        "scheduling_delay_s",
+        "Admission to dispatch: the part of the queue that is the engine's own.",
+        unit="s",
+    ),
+    Attribute(
+        "llamatelemetry.scheduler.reason",
+        "string",
+        "admission",
+        "Why it was admitted and not another: next, aged or prefix.",
+    ),
+    Attribute(
+        "llamatelemetry.request.attempts",
+        "int",
+        "attempts",
+        "Times that it was sent to a backend; each that failed before the last is an event.",
+        unit="{attempt}",
+    ),
     Attribute("llamatelemetry.slot.id", "int", "slot_id", "The backend's slot that ran it."),
+    Attribute("llamatelemetry.kv.pages", "int", "kv_pages", "KV-cache pages that it held.", unit="{page}"),
+    Attribute("llamatelemetry.kv.page_size", "int", "kv_page_size", "Tokens in a page.", unit="{token}"),
+    KV_ESTIMATED,
+    Attribute(
+        "llamatelemetry.kv.cached_tokens_estimate",
+        "int",
+        "kv_cached_estimate",
+        "Prompt tokens that the engine expected to be cached; what was is in the usage.",
+        unit="{token}",
+    ),
     Attribute(
         "llamatelemetry.time_to_first_token",
         "double",
         "time_to_first_token_s",
         "Submission to first token, on any channel.",
         unit="s",
+        task="generation",
     ),
     Attribute(
         "llamatelemetry.time_per_output_token",
@@ -56,10 +121,23 @@ INFERENCE: Final = (
         "time_per_output_token_s",
         "Time per token after the first.",
         unit="s",
+        task="generation",
     ),
-    Attribute("llamatelemetry.tokens_per_second", "double", "tokens_per_second", "Decoding speed.", unit="{token}/s"),
     Attribute(
-        "llamatelemetry.inter_token_latency.p50", "double", "itl_p50_s", "Median gap between two tokens.", unit="s"
+        "llamatelemetry.tokens_per_second",
+        "double",
+        "tokens_per_second",
+        "Decoding speed.",
+        unit="{token}/s",
+        task="generation",
+    ),
+    Attribute(
+        "llamatelemetry.inter_token_latency.p50",
+        "double",
+        "itl_p50_s",
+        "Median gap between two tokens.",
+        unit="s",
+        task="generation",
     ),
     Attribute(
         "llamatelemetry.inter_token_latency.p99",
@@ -67,9 +145,15 @@ INFERENCE: Final = (
         "itl_p99_s",
         "99th percentile of the gaps between two tokens.",
         unit="s",
+        task="generation",
     ),
     Attribute(
-        "llamatelemetry.inter_token_latency.max", "double", "itl_max_s", "Longest gap between two tokens.", unit="s"
+        "llamatelemetry.inter_token_latency.max",
+        "double",
+        "itl_max_s",
+        "Longest gap between two tokens.",
+        unit="s",
+        task="generation",
     ),
     _PREFILL_DURATION,
     Attribute(

@@ -13,8 +13,8 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from llamatelemetry.semconv import gen_ai, legacy, openinference, own, spans
-from llamatelemetry.semconv.attributes import Attribute, AttributeValue
-from llamatelemetry.semconv.facts import InferenceFacts, PhaseFacts, ServerStartFacts
+from llamatelemetry.semconv.attributes import Attribute, AttributeValue, Task, task_of
+from llamatelemetry.semconv.facts import AttemptFacts, InferenceFacts, PhaseFacts, ServerStartFacts
 
 Profile = Literal["gen_ai", "gen_ai_next", "llm", "openinference"]
 """A set of names that a record can be emitted in."""
@@ -36,9 +36,15 @@ PHASE_PROFILES: Final[Mapping[Profile, tuple[Attribute, ...]]] = MappingProxyTyp
 """Rows on phase spans of the profiles that have any."""
 
 
-def inference_rows(profiles: Iterable[Profile]) -> tuple[Attribute, ...]:
-    """Rows of an inference span, each name once."""
-    return _unique([*(row for profile in profiles for row in PROFILES[profile]), *ALWAYS])
+def inference_rows(profiles: Iterable[Profile], task: Task | None = None) -> tuple[Attribute, ...]:
+    """Rows of an inference span, each name once.
+
+    Args:
+        profiles: Profiles it is emitted in.
+        task: What it is for; None gives the rows of either.
+    """
+    rows = [*(row for profile in profiles for row in PROFILES[profile]), *ALWAYS]
+    return _unique(row for row in rows if task is None or row.task in {None, task})
 
 
 def phase_rows(profiles: Iterable[Profile]) -> tuple[Attribute, ...]:
@@ -53,17 +59,22 @@ def attributes_for(facts: InferenceFacts, profiles: tuple[Profile, ...]) -> dict
         facts: What is known of the inference.
         profiles: Profiles to emit it in.
     """
-    return _inference_mapping(profiles)(facts)
+    return _inference_mapping(profiles, task_of(facts.operation))(facts)
 
 
 def start_attributes(facts: InferenceFacts, profiles: tuple[Profile, ...]) -> dict[str, AttributeValue]:
     """Attributes to give an inference span when it starts, so that samplers see them."""
-    return _start_mapping(profiles)(facts)
+    return _start_mapping(profiles, task_of(facts.operation))(facts)
 
 
 def phase_attributes(facts: PhaseFacts, profiles: tuple[Profile, ...]) -> dict[str, AttributeValue]:
     """Attributes of a phase span."""
     return _phase_mapping(profiles)(facts)
+
+
+def attempt_attributes(facts: AttemptFacts) -> dict[str, AttributeValue]:
+    """Attributes of the event of a failed try."""
+    return _attempt_mapping()(facts)
 
 
 def server_start_attributes(facts: ServerStartFacts) -> dict[str, AttributeValue]:
@@ -111,18 +122,25 @@ def _unique(rows: Iterable[Attribute]) -> tuple[Attribute, ...]:
 
 
 @cache
-def _inference_mapping(profiles: tuple[Profile, ...]) -> Callable[[InferenceFacts], dict[str, AttributeValue]]:
-    return mapping_of(inference_rows(profiles))
+def _inference_mapping(
+    profiles: tuple[Profile, ...], task: Task
+) -> Callable[[InferenceFacts], dict[str, AttributeValue]]:
+    return mapping_of(inference_rows(profiles, task))
 
 
 @cache
-def _start_mapping(profiles: tuple[Profile, ...]) -> Callable[[InferenceFacts], dict[str, AttributeValue]]:
-    return mapping_of(row for row in inference_rows(profiles) if row.at_start)
+def _start_mapping(profiles: tuple[Profile, ...], task: Task) -> Callable[[InferenceFacts], dict[str, AttributeValue]]:
+    return mapping_of(row for row in inference_rows(profiles, task) if row.at_start)
 
 
 @cache
 def _phase_mapping(profiles: tuple[Profile, ...]) -> Callable[[PhaseFacts], dict[str, AttributeValue]]:
     return mapping_of(phase_rows(profiles))
+
+
+@cache
+def _attempt_mapping() -> Callable[[AttemptFacts], dict[str, AttributeValue]]:
+    return mapping_of(spans.ATTEMPT_FAILED)
 
 
 @cache

@@ -1,10 +1,13 @@
-"""Names of the spans and events we emit, and the table of the server's start."""
+"""Names of the spans and events we emit, and the tables of the server's start and of events on spans."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 from opentelemetry.semconv._incubating.attributes import process_attributes
+from opentelemetry.semconv.attributes import error_attributes
 
 from llamatelemetry.semconv import gen_ai
 from llamatelemetry.semconv.attributes import Attribute
@@ -12,6 +15,9 @@ from llamatelemetry.semconv.facts import PhaseName
 
 PHASES: Final[tuple[PhaseName, ...]] = ("queue", "prefill", "decode")
 """Names of the phase spans, in the order in which they tile an inference span."""
+
+EMBEDDINGS_PHASES: Final = PHASES[:2]
+"""Those of a request for embeddings, which has no tokens to decode."""
 
 SERVER_START_SPAN: Final = "llama-server start"
 """Name of the span that lasts from a model server's launch until it is ready or given up."""
@@ -39,6 +45,24 @@ SERVER_START: Final = (
     *gen_ai.GENERAL,
 )
 """On :data:`SERVER_START_SPAN`, with any profile."""
+
+ATTEMPT_FAILED_EVENT: Final = "llamatelemetry.attempt.failed"
+"""Name of the span event of a try that failed before its first token and was followed by another."""
+
+ATTEMPT_FAILED: Final = (
+    Attribute("llamatelemetry.attempt.number", "int", "number", "Which try it was, from 1.", requirement="required"),
+    Attribute(
+        error_attributes.ERROR_TYPE,
+        "string",
+        "error_type",
+        "Why it failed: exception class or HTTP status code.",
+        requirement="required",
+    ),
+)
+"""On :data:`ATTEMPT_FAILED_EVENT`, with any profile."""
+
+EVENTS: Final[Mapping[str, tuple[Attribute, ...]]] = MappingProxyType({ATTEMPT_FAILED_EVENT: ATTEMPT_FAILED})
+"""Each event of an inference span, and its attributes."""
 
 
 def span_name(operation: str, model: str) -> str:

@@ -18,6 +18,15 @@ _STATUS_ERROR: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EmittedEvent:
+    """An event on a span; ``time_ns`` is Unix time in nanoseconds."""
+
+    name: str
+    time_ns: int
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EmittedSpan:
     """A finished span.
 
@@ -31,6 +40,7 @@ class EmittedSpan:
         end_ns: Unix time in nanoseconds.
         attributes: Arrays are tuples.
         failed: Its status is ERROR.
+        events: Its events, in order.
     """
 
     name: str
@@ -42,6 +52,7 @@ class EmittedSpan:
     end_ns: int
     attributes: Mapping[str, Any]
     failed: bool = False
+    events: tuple[EmittedEvent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +87,10 @@ def span_from_sdk(span: Any) -> EmittedSpan:
         end_ns=span.end_time,
         attributes=dict(span.attributes or {}),
         failed=span.status.status_code.value == _STATUS_ERROR,
+        events=tuple(
+            EmittedEvent(name=event.name, time_ns=event.timestamp, attributes=dict(event.attributes or {}))
+            for event in span.events
+        ),
     )
 
 
@@ -129,6 +144,10 @@ def _json_span(span: Mapping[str, Any]) -> EmittedSpan:
         end_ns=int(span["endTimeUnixNano"]),
         attributes=_json_attributes(span),
         failed=span.get("status", {}).get("code") == _STATUS_ERROR,
+        events=tuple(
+            EmittedEvent(name=event["name"], time_ns=int(event["timeUnixNano"]), attributes=_json_attributes(event))
+            for event in span.get("events", ())
+        ),
     )
 
 

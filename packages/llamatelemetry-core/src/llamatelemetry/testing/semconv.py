@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from llamatelemetry.semconv import gen_ai, profiles, spans
-from llamatelemetry.semconv.attributes import IF_FAILED, Attribute
+from llamatelemetry.semconv.attributes import IF_FAILED, Attribute, Task, task_of
 from llamatelemetry.semconv.catalogue import instruments
 from llamatelemetry.semconv.metrics import Instrument
 from llamatelemetry.semconv.profiles import Profile
 from llamatelemetry.testing.emitted import (
+    EmittedEvent,
     EmittedMetric,
     EmittedPoint,
     EmittedSpan,
@@ -27,6 +28,7 @@ from llamatelemetry.testing.emitted import (
 )
 
 __all__ = [
+    "EmittedEvent",
     "EmittedMetric",
     "EmittedPoint",
     "EmittedSpan",
@@ -40,7 +42,7 @@ __all__ = [
     "violations_of_spans",
 ]
 
-RESERVED: Final = ("gen_ai.", "llm.", "llamatelemetry.", "openinference.")
+RESERVED: Final = ("embedding.", "gen_ai.", "llm.", "llamatelemetry.", "openinference.")
 """Namespaces in which a name that no table has is a mistake."""
 
 _INFERENCE_MARKS: Final = frozenset(
@@ -75,7 +77,8 @@ def violations_of_spans(emitted: Iterable[Any], profiles_used: Iterable[Profile]
     for span in seen:
         parent = (span.trace_id, span.parent_id or "")
         if (span.trace_id, span.span_id) in inference:
-            found += _inference_violations(span, profiles.inference_rows(chosen))
+            found += _inference_violations(span, profiles.inference_rows(chosen, _task_of(span)))
+            found += _event_violations(span)
         elif span.name in spans.PHASES and parent in inference:
             phases[parent].append(span)
             found += _span_violations(span, profiles.phase_rows(chosen), kinds=("INTERNAL",))
@@ -135,12 +138,45 @@ def _title(span: EmittedSpan) -> str:
 def _inference_violations(span: EmittedSpan, rows: Sequence[Attribute]) -> list[str]:
     found = _span_violations(span, rows, kinds=("CLIENT", "INTERNAL"))
     values = {row.field: span.attributes[row.name] for row in rows if row.name in span.attributes}
+    failed = sum(event.name == spans.ATTEMPT_FAILED_EVENT for event in span.events)
+    if values.get("attempts", failed) not in {failed, failed + 1}:
+        found.append(f"{_title(span)}: {failed} tries failed, and {values['attempts']} are said to have been made")
     for row in rows:
         value, other = span.attributes.get(row.name, values.get(row.field)), values.get(row.field)
         if value is not other and value != other:
             found.append(f"{_title(span)}: {row.name} is {value!r}, and another profile says {other!r}")
     if "operation" in values and span.name != spans.span_name(values["operation"], values.get("request_model", "")):
         found.append(f"{_title(span)}: the name is not its operation and model")
+    return found
+
+
+def _task_of(span: EmittedSpan) -> Task:
+    if span.attributes.get("openinference.span.kind") == "EMBEDDING":
+        return "embeddings"
+    operations = (span.attributes.get(name) for name in (gen_ai.OPERATION_NAME.name, "llm.request.type"))
+    return task_of(next((operation for operation in operations if operation is not None), ""))
+
+
+def _event_violations(span: EmittedSpan) -> list[str]:
+    found = []
+    numbers = []
+    before = span.start_ns
+    for event in span.events:
+        title = f"{_title(span)}: event {event.name!r}"
+        rows = spans.EVENTS.get(event.name)
+        if rows is None:
+            if event.name.startswith(RESERVED):
+                found.append(f"{title}: no table has it")
+            continue
+        known = {row.name for row in rows}
+        found += _attribute_violations(title, event.attributes, rows)
+        found += [f"{title}: may not carry {name}" for name in event.attributes if name not in known]
+        if not before <= event.time_ns <= span.end_ns:
+            found.append(f"{title}: is not after the one before and within its span")
+        before = event.time_ns
+        numbers.append(event.attributes.get("llamatelemetry.attempt.number"))
+    if numbers != list(range(1, len(numbers) + 1)):
+        found.append(f"{_title(span)}: its failed tries are numbered {numbers}")
     return found
 
 
@@ -198,10 +234,11 @@ def _is_of_type(value: Any, row: Attribute) -> bool:
 
 def _tiling_violations(parent: EmittedSpan, phases: Sequence[EmittedSpan]) -> list[str]:
     title = _title(parent)
+    expected = spans.EMBEDDINGS_PHASES if _task_of(parent) == "embeddings" else spans.PHASES
     ordered = sorted(phases, key=lambda span: spans.PHASES.index(span.name))
     names = tuple(span.name for span in ordered)
-    if names != spans.PHASES[: len(names)] or not names:
-        return [f"{title}: its phases are {', '.join(names) or 'missing'}, not {', '.join(spans.PHASES)} in order"]
+    if names != expected[: len(names)] or not names:
+        return [f"{title}: its phases are {', '.join(names) or 'missing'}, not {', '.join(expected)} in order"]
     found = []
     edge, edge_name = parent.start_ns, "the request starts"
     for span in ordered:
