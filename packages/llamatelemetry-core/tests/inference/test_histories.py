@@ -333,7 +333,8 @@ class QueueModel:
         recent = self.history[-(every - 1) :]
         if len(recent) < every - 1 or any(aged for _, aged in recent):
             return None
-        for ticket in self.waiting:
+        oldest = {self.level_of(ticket): ticket for ticket in reversed(self.waiting)}
+        for ticket in sorted(oldest.values(), key=self.waiting.index):
             if self.overdue(ticket, now) and self.level_of(ticket) not in [level for level, _ in recent]:
                 return self.level_of(ticket)
         return None
@@ -412,7 +413,7 @@ class Bounds:
         self.served: Counter[tuple[int, str | None]] = Counter()
         self.together: dict[tuple[int, str | None, str | None], tuple[float, float]] = {}
         self.overdue: dict[int, tuple[int, int]] = {}
-        self.admissions = 0
+        self.admissions = self.put_back = 0
         self.most_tenants = 0
 
     def cost(self, cost: int) -> None:
@@ -451,8 +452,8 @@ class Bounds:
         still = {}
         for older, ticket in enumerate(queue.waiting):
             if queue.overdue(ticket, now):
-                since, ahead = still[ticket.id] = self.overdue.get(ticket.id, (self.admissions, older))
-                assert self.admissions - since < self.starvation_bound(ahead)
+                since, ahead = still[ticket.id] = self.overdue.get(ticket.id, (self.admissions, older - self.put_back))
+                assert self.admissions - since < self.starvation_bound(ahead + self.put_back)
         self.overdue = still
 
     def starvation_bound(self, older: int) -> float:
@@ -645,6 +646,7 @@ class SchedulerHistory(RuleBasedStateMachine):
                 self.queue.put_back(admission.ticket)
                 self.admitted_ids.discard(chosen)
                 self.put_back += 1
+                self.bounds.put_back += 1
                 self.ends[chosen] -= 1
 
     @rule(which=WHICH)
@@ -738,6 +740,44 @@ class SchedulerHistory(RuleBasedStateMachine):
         assert all(group.kv is None or group.kv.used == 0 for group in self.scheduler.stats().groups)
 
 
+def submit_some(day: SchedulerHistory, dice: Random, patience: list[float | None]) -> None:
+    day.submit(
+        tokens=tuple(dice.choices([1, 2], k=dice.randint(1, 9))),
+        known=dice.random() < 0.8,
+        max_tokens=dice.randint(1, 12),
+        tenant=dice.choice("abc"),
+        priority=dice.choice([0, 0, 0, 1, 2]),
+        patience=dice.choice(patience),
+        copies=dice.randint(1, 3),
+    )
+
+
+def finish_one(day: SchedulerHistory, dice: Random, _: list[float | None]) -> None:
+    if day.running:
+        if dice.random() < 0.8:
+            day.compute_one_prompt(dice.randint(0, 99))
+        day.finish(dice.randint(0, 99), dice.choice([None, None, (1,), (2, 2)]))
+
+
+def cancel_one(day: SchedulerHistory, dice: Random, _: list[float | None]) -> None:
+    late = range(max(0, len(day.tokens) - 60), len(day.tokens))
+    if late:
+        day.cancel(dice.choice(sorted(day.running) or late if dice.random() < 0.5 else late))
+
+
+ACTIONS = {
+    submit_some: 35,
+    finish_one: 25,
+    cancel_one: 4,
+    lambda day, *_: day.admit(): 20,
+    lambda day, dice, _: day.wait(dice.choice([0.1, 0.5, 2])): 10,
+    lambda day, *_: day.expire(): 3,
+    lambda day, dice, _: day.lose_backend(dice.randint(0, 99)): 1,
+    lambda day, dice, _: day.regain_backend(dice.randint(0, 99)): 2,
+}
+"""What happens in a busy day, and how often."""
+
+
 @pytest.mark.parametrize("seed", range(100))
 def test_no_busy_day_breaks_it(seed) -> None:
     """The same rules in long runs under load, with every policy in play: hypothesis prefers short ones."""
@@ -762,34 +802,8 @@ def test_no_busy_day_breaks_it(seed) -> None:
         config=config, groups=dice.choice([[(1, None)], [(2, 12)], [(4, 40)], [(2, 14), (1, None)], [(2, 12)] * 3])
     )
     for _ in range(500):
-        action = dice.random()
-        if action < 0.35:
-            day.submit(
-                tokens=tuple(dice.choices([1, 2], k=dice.randint(1, 9))),
-                known=dice.random() < 0.8,
-                max_tokens=dice.randint(1, 12),
-                tenant=dice.choice("abc"),
-                priority=dice.choice([0, 0, 0, 1, 2]),
-                patience=dice.choice(patience),
-                copies=dice.randint(1, 3),
-            )
-        elif action < 0.55:
-            day.admit()
-        elif action < 0.8 and day.running:
-            if dice.random() < 0.8:
-                day.compute_one_prompt(dice.randint(0, 99))
-            day.finish(dice.randint(0, 99), dice.choice([None, None, (1,), (2, 2)]))
-        elif action < 0.9:
-            day.wait(dice.choice([0.1, 0.5, 2]))
-        elif action < 0.93:
-            day.expire()
-        elif action < 0.94:
-            day.lose_backend(dice.randint(0, 99))
-        elif action < 0.96:
-            day.regain_backend(dice.randint(0, 99))
-        elif day.tokens:
-            late = range(max(0, len(day.tokens) - 60), len(day.tokens))
-            day.cancel(dice.choice(sorted(day.running) or late if dice.random() < 0.5 else late))
+        (action,) = dice.choices(list(ACTIONS), list(ACTIONS.values()))
+        action(day, dice, patience)
         day.agrees()
     day.teardown()
 

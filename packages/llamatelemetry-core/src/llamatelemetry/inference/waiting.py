@@ -37,7 +37,8 @@ class WaitingQueue:
     No starvation: a request that has waited ``ageing_s`` is admitted, or expires, within
     ``(2 * aged_every - 1) * (older + 1) * turn * own`` admissions, where
 
-    * older is the number of requests, in all levels, that arrived before it and still wait;
+    * older is the number of requests, in all levels, that arrived before it and still wait, or are
+      put back before it is admitted;
     * turn is the number of picks within which a tenant of its level is served again, as
       :class:`Level` bounds it; 1 without fair tenants;
     * own is ``aged_every`` with earliest deadline first, else 1.
@@ -168,13 +169,14 @@ class WaitingQueue:
         ageing_s, every = self._config.ageing_s, self._config.aged_every
         if ageing_s is None or self._since_aged < every - 1:
             return None
-        # The last admissions took from fewer than `every` levels, so one of the first is another.
-        for _, priority in self._ages[:every]:
+        # Few are looked at: fewer than `every` are recent, and only those put back are out of order.
+        for number, priority in self._ages:
             level = self._levels[priority]
-            if now - level.oldest.ticket.submitted <= ageing_s:
-                return None
-            if priority not in self._recent:
+            overdue = now - level.oldest.ticket.submitted > ageing_s
+            if overdue and priority not in self._recent:
                 return level
+            if not overdue and number >= 0:
+                return None
         return None
 
     def check_integrity(self) -> None:
