@@ -61,6 +61,16 @@ def test_phases_stand_under_their_span_in_order_of_time_on_one_scale() -> None:
     ]
 
 
+def test_a_phase_that_took_no_time_stands_before_the_one_that_starts_where_it_ends() -> None:
+    root = Id(1)
+    spans = [
+        Span("chat model", root, None, 0, MS),
+        Span("prefill", Id(3), root, 0, MS),
+        Span("queue", Id(2), root, 0, 0),
+    ]
+    assert [line.split()[1] for line in rendered(spans)[1:]] == ["queue", "prefill"]
+
+
 def test_a_terminal_that_knows_ascii_only_gets_ascii() -> None:
     lines = rendered(phases(), 50, "ascii")
     assert lines[0] == "chat model    400 ms  ============================"

@@ -69,7 +69,8 @@ class TraceView:
     """
 
     def __init__(self, spans: Iterable[TraceSpan]) -> None:
-        self._spans = sorted(spans, key=lambda span: (span.start_time or 0, -(span.end_time or 0)))
+        # A phase that took no time at all comes before the one that starts where it ends.
+        self._spans = sorted(spans, key=lambda span: (span.start_time or 0, span.end_time or 0))
         ids = {span.context.span_id for span in self._spans}
         self._roots: list[TraceSpan] = []
         self._children: dict[int, list[TraceSpan]] = {}
