@@ -6,7 +6,8 @@ One real llama.cpp server with two slots, and eight conversations whose system p
 differ. Every round each of them asks one short question, all at once. In order of arrival a slot
 sees another conversation each time; with affinity, requests that share a prefix follow each other.
 Both policies meet the same server in the same run, with prompts of their own so that neither finds
-what the other left.
+what the other left. The server's store of prompts that left their slots is off: it holds these small
+ones all, and hides what a slot's own cache is worth.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--json", action="store_true")
     rounds = parser.parse_args().rounds
-    with LlamaServer(demo_model(), slots=SLOTS, context_length=512, threads=1) as server:
+    with LlamaServer(demo_model(), slots=SLOTS, context_length=512, threads=1, cache_ram_mib=0) as server:
         arrival = measure(server.url, "Alpha", replace(FIFO, shared_pages=False), rounds)
         affinity = measure(server.url, "Omega", AFFINITY, rounds)
     report(

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import xllamacpp
 
+from llamatelemetry.llama.client import LlamaClient
 from llamatelemetry.llama.embedded import CPU_BATCH_PER_THREAD, READY_PREFIX, configure, default_batch
 
 
@@ -29,6 +30,7 @@ def options(model_path, **changes):
         "pooling": None,
         "batch": None,
         "kv_unified": None,
+        "cache_ram_mib": None,
         **changes,
     }
 
@@ -73,16 +75,16 @@ def test_options_reach_the_installed_release_of_xllamacpp(model_path):
 def test_what_is_not_decided_is_left_alone(model_path):
     params, untouched = xllamacpp.CommonParams(), xllamacpp.CommonParams()
     configure(params, options(model_path))
-    for name in ("n_gpu_layers", "embedding", "pooling_type", "n_batch", "n_ubatch", "kv_unified"):
+    for name in ("n_gpu_layers", "embedding", "pooling_type", "n_batch", "n_ubatch", "kv_unified", "cache_ram_mib"):
         assert getattr(params, name) == getattr(untouched, name)
 
 
 def test_decisions_about_embeddings_batches_and_the_cache_reach_xllamacpp(model_path):
     params = xllamacpp.CommonParams()
-    configure(params, options(model_path, embeddings=True, pooling="last", batch=96, kv_unified=True))
+    configure(params, options(model_path, embeddings=True, pooling="last", batch=96, kv_unified=True, cache_ram_mib=0))
     assert params.embedding
     assert params.pooling_type == xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_LAST
-    assert (params.n_batch, params.n_ubatch, params.kv_unified) == (96, 96, True)
+    assert (params.n_batch, params.n_ubatch, params.kv_unified, params.cache_ram_mib) == (96, 96, True, 0)
 
 
 def device(kind: str) -> dict:
@@ -137,6 +139,14 @@ def test_it_says_its_port_once_it_serves(child):
     port = ready_port(child)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as reply:
         assert json.load(reply) == {"status": "ok"}
+
+
+@pytest.mark.parametrize(("pooling", "offered"), [(None, False), ("last", True)])
+def test_a_model_that_pools_nothing_embeds_only_if_told_how(model_path, pooling, offered):
+    with start(options(model_path, embeddings=True, pooling=pooling)) as process:
+        with LlamaClient(f"http://127.0.0.1:{ready_port(process)}") as client:
+            assert client.offers_embeddings() is offered
+        process.kill()
 
 
 def test_it_ends_when_its_stdin_does(child):

@@ -57,6 +57,7 @@ def test_an_executable_is_told_everything_by_flags_and_tied_to_this_process():
         ({"batch": 512}, ["--batch-size", "512", "--ubatch-size", "512"]),
         ({"kv_unified": True}, ["--kv-unified"]),
         ({"kv_unified": False}, ["--no-kv-unified"]),
+        ({"cache_ram_mib": 0}, ["--cache-ram", "0"]),
     ],
 )
 def test_what_is_not_decided_is_llama_cpps_choice(decided, flags):
@@ -80,6 +81,7 @@ def test_the_embedded_runtime_is_told_everything_by_json():
         "pooling": "last",
         "batch": 64,
         "kv_unified": False,
+        "cache_ram_mib": None,
     }
 
 

@@ -54,6 +54,8 @@ class LlamaCppBackend:
         embeddings: Has a server started here offer embeddings beside generation.
         kv_unified: The slots share one KV cache, of ``slots`` times ``context_length`` tokens; with None
             or False each has its own. With ``server_url``, how that server was started: it does not say.
+        cache_ram_mib: Memory in MiB in which a server started here keeps prompts that have left their
+            slots; llama.cpp decides when None.
         extra_args: More command-line arguments, for a ``llama-server`` executable only.
         sha256: Computes the digest of the model file when it is opened; takes seconds per gigabyte.
         startup_timeout_s: Seconds a server may take to become ready.
@@ -77,6 +79,7 @@ class LlamaCppBackend:
         gpu_layers: int | None = None,
         embeddings: bool = False,
         kv_unified: bool | None = None,
+        cache_ram_mib: int | None = None,
         extra_args: Sequence[str] = (),
         sha256: bool = False,
         startup_timeout_s: float = 120.0,
@@ -109,6 +112,7 @@ class LlamaCppBackend:
             gpu_layers=gpu_layers,
             embeddings=embeddings,
             kv_unified=kv_unified,
+            cache_ram_mib=cache_ram_mib,
             extra_args=extra_args,
             startup_timeout_s=startup_timeout_s,
             log_file=log_file,

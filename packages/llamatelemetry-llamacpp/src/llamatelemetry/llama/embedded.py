@@ -42,7 +42,8 @@ def main(arguments: list[str]) -> int:
 
     Args:
         arguments: One JSON object with ``parent_pid``, ``model``, ``alias``, ``port``, ``context_total``,
-            ``slots``, ``threads``, ``gpu_layers``, ``embeddings``, ``pooling``, ``batch`` and ``kv_unified``.
+            ``slots``, ``threads``, ``gpu_layers``, ``embeddings``, ``pooling``, ``batch``, ``kv_unified`` and
+            ``cache_ram_mib``.
     """
     options = json.loads(arguments[0])
     die_with_parent(options["parent_pid"])
@@ -102,6 +103,8 @@ def configure(params: Any, options: Mapping[str, Any]) -> None:
         _assign(params, "n_ubatch", options["batch"])
     if options["kv_unified"] is not None:
         _assign(params, "kv_unified", options["kv_unified"])
+    if options["cache_ram_mib"] is not None:
+        _assign(params, "cache_ram_mib", options["cache_ram_mib"])
 
 
 def default_batch(threads: int, devices: Iterable[Mapping[str, Any]]) -> int | None:

@@ -55,6 +55,7 @@ class LaunchOptions:
         pooling: How one embedding is made of many tokens; None leaves it to the model.
         batch: Tokens computed at once; None leaves it to the runtime.
         kv_unified: The slots share one KV cache; None leaves it to the runtime.
+        cache_ram_mib: Memory for prompts that have left their slots; None leaves it to the runtime.
         extra_args: More command-line arguments, for an executable.
     """
 
@@ -68,6 +69,7 @@ class LaunchOptions:
     pooling: str | None = None
     batch: int | None = None
     kv_unified: bool | None = None
+    cache_ram_mib: int | None = None
     extra_args: tuple[str, ...] = ()
 
     @property
@@ -110,6 +112,7 @@ def launch_command(runtime: Runtime, options: LaunchOptions, port: int) -> list[
         "pooling": options.pooling,
         "batch": options.batch,
         "kv_unified": options.kv_unified,
+        "cache_ram_mib": options.cache_ram_mib,
     }
     # -P: a json.py in the current folder must not stand in for the standard library's.
     return [sys.executable, "-P", "-m", "llamatelemetry.llama.embedded", json.dumps(described)]
@@ -137,6 +140,8 @@ def _flags(options: LaunchOptions, port: int) -> list[str]:
         flags["--pooling"] = options.pooling
     if options.batch is not None:
         flags |= {"--batch-size": str(options.batch), "--ubatch-size": str(options.batch)}
+    if options.cache_ram_mib is not None:
+        flags["--cache-ram"] = str(options.cache_ram_mib)
     switches = ["--metrics"]
     if options.embeddings:
         switches.append("--embeddings")

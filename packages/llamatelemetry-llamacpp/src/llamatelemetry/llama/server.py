@@ -57,6 +57,8 @@ class LlamaServer:
             gives those of a text's last token, the only one that has seen all others.
         kv_unified: The slots share one KV cache of ``slots`` times ``context_length`` tokens, and one
             of them alone may fill it; with None or False each has its own.
+        cache_ram_mib: Memory in MiB in which the server keeps prompts that have left their slots; 0 keeps
+            none, and llama.cpp decides when None.
         extra_args: More command-line arguments, for a ``llama-server`` executable only.
         startup_timeout_s: Seconds it may take to become ready.
         log_file: Where its whole log is appended.
@@ -82,6 +84,7 @@ class LlamaServer:
         gpu_layers: int | None = None,
         embeddings: bool = False,
         kv_unified: bool | None = None,
+        cache_ram_mib: int | None = None,
         extra_args: Sequence[str] = (),
         startup_timeout_s: float = 120.0,
         log_file: Path | None = None,
@@ -107,6 +110,7 @@ class LlamaServer:
         self._gpu_layers = gpu_layers
         self._embeddings = embeddings
         self._kv_unified = kv_unified
+        self._cache_ram_mib = cache_ram_mib
         self._extra_args = tuple(extra_args)
         self._startup_timeout_s = startup_timeout_s
         self._log_file = log_file
@@ -204,6 +208,7 @@ class LlamaServer:
             pooling="last" if self._embeddings and pooling == "none" else None,
             batch=context if at_once else None,
             kv_unified=self._kv_unified,
+            cache_ram_mib=self._cache_ram_mib,
             extra_args=self._extra_args,
         )
 
