@@ -170,15 +170,6 @@ def test_a_prompt_is_continued_on_the_slot_it_was_given(backend):
     assert end.usage.output_tokens == 4
 
 
-def test_a_chat_on_the_same_slot_finds_its_prompt_in_the_cache(backend):
-    request = chat(messages=[{"role": "user", "content": "Count the planets of the solar system."}], max_tokens=2)
-    answer(backend, request, Placement(slot_id=1))
-    _, end = answer(backend, request, Placement(slot_id=1))
-    assert end.slot_id == 1
-    assert end.usage.cached_tokens == end.usage.input_tokens - 1
-    assert end.timings.prefill_tokens == 1
-
-
 def test_seed_and_sampling_reach_the_model(backend):
     def drawn(seed):
         sampling = SamplingParams(temperature=1.5, top_k=0)
@@ -187,6 +178,23 @@ def test_seed_and_sampling_reach_the_model(backend):
     drawn(1)  # so that both below find the same cache
     assert drawn(1) == drawn(1)
     assert len({drawn(seed) for seed in range(4)}) > 1
+
+
+def test_plain_text_is_tokenized_as_text(backend):
+    ids = backend.tokenize("Once upon a time")
+    assert len(ids) == 4
+    assert all(isinstance(token, int) for token in ids)
+    assert len(backend.tokenize("<|im_start|>")) > 1, "a marker in a text is no marker"
+    assert list(backend.tokenize("")) == []
+
+
+def test_tokens_of_a_server_that_is_gone_are_a_typed_error(owned):
+    owned.server.stop()
+    with pytest.raises(BackendConnectionError):
+        owned.tokenize("a")
+    owned.close()
+    with pytest.raises(BackendError, match="open"):
+        owned.tokenize("a")
 
 
 def test_a_stop_string_ends_the_answer(backend):

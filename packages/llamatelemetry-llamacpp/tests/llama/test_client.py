@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 
@@ -15,6 +16,8 @@ from llamatelemetry.errors import (
     RequestCancelledError,
 )
 from llamatelemetry.llama.client import LlamaClient
+from llamatelemetry.llama.embedded import CPU_BATCH_PER_THREAD
+from llamatelemetry.llama.server import LlamaServer
 
 HELLO = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8, "temperature": 0}
 ENDLESS = {"prompt": "Once upon a time", "n_predict": 400, "ignore_eos": True}
@@ -136,6 +139,18 @@ def test_what_the_server_was_not_started_for_is_not_supported(client):
     assert (caught.value.status, caught.value.kind) == (501, "not_supported_error")
 
 
+def test_a_server_that_answers_is_reachable_and_one_that_is_gone_is_not(client):
+    assert client.reachable()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with LlamaClient(f"http://127.0.0.1:{port}") as mute:
+            begun = time.monotonic()
+            assert not mute.reachable(timeout_s=0.2)
+            assert time.monotonic() - begun < 5, "its own timeouts are longer"
+    with LlamaClient(f"http://127.0.0.1:{port}") as gone:
+        assert not gone.reachable()
+
+
 def test_a_malformed_request_is_refused_with_the_servers_words(client):
     with pytest.raises(BackendResponseError, match="array") as caught:
         next(client.chat({"messages": 3}))
@@ -165,6 +180,21 @@ def test_leaving_a_stream_frees_its_slot_within_100_ms(client):
         assert list(stream) == []
     # The best of five: a shared machine may be busy with something else at any one time.
     assert min(waits) < 0.1
+
+
+def test_leaving_while_the_prompt_is_read_stops_the_reading(model_path):
+    """The slot keeps what was read: so much of the same prompt need not be read again."""
+    words = [f"{number}," for number in range(400)]
+    with LlamaServer(model_path, slots=1, context_length=2048, threads=1) as own, LlamaClient(own.url) as client:
+        with client.complete({"prompt": " ".join(words), "n_predict": 1}) as stream:
+            while not (progress := next(stream).raw["prompt_progress"])["processed"]:
+                pass
+            assert progress["total"] > 1000
+        head = {"prompt": " ".join(words[:150]), "n_predict": 1}
+        usage = list(client.complete(head))[-1].usage
+    assert usage.prompt_tokens > 400
+    # Two batches at most after the first one, and some more on a machine that is busy with other things.
+    assert usage.cached_tokens <= 5 * CPU_BATCH_PER_THREAD < usage.prompt_tokens
 
 
 def test_closing_from_another_thread_wakes_the_reader(client):

@@ -405,6 +405,16 @@ def test_the_file_type_is_the_quantization(tmp_path, number, name):
     assert facts(tmp_path, whole("general.file_type", number), tensors=(tensor("a", (32,), 2),)).quantization == name
 
 
+@pytest.mark.parametrize("kind", gguf.PoolingType)
+def test_the_way_of_pooling_has_its_name(tmp_path, kind):
+    assert facts(tmp_path, ARCHITECTURE, whole("own.pooling_type", kind)).pooling == kind.name.lower()
+
+
+def test_an_unknown_way_of_pooling_is_none(tmp_path):
+    assert facts(tmp_path, ARCHITECTURE, whole("own.pooling_type", 99)).pooling is None
+    assert facts(tmp_path).pooling is None
+
+
 def test_one_part_of_a_split_model_does_not_know_its_parameters(tmp_path):
     split = pair("split.count", 2, struct.pack("<H", 3))
     assert facts(tmp_path, split, tensors=(tensor("a", (32,)),)).parameters is None

@@ -11,6 +11,7 @@ import threading
 import urllib.request
 from pathlib import Path
 
+import gguf
 import psutil
 import pytest
 
@@ -257,6 +258,32 @@ def test_an_executable_is_started_with_flags_and_polled_until_it_serves(model_pa
         assert get(f"{server.url}/props")["total_slots"] == 2
         pid = server.pid
     assert not psutil.pid_exists(pid)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "told", "not_told"),
+    [
+        (None, "--pooling last", "--ubatch-size"),
+        (gguf.PoolingType.LAST, "--embeddings", "--ubatch-size"),
+        (gguf.PoolingType.MEAN, "--batch-size 256 --ubatch-size 256", "--pooling"),
+    ],
+)
+def test_an_executable_is_told_how_to_make_embeddings(tmp_path, pooling, told, not_told):
+    model = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(model, "bert")
+    if pooling is not None:
+        writer.add_pooling_type(pooling)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    runtime = program(tmp_path / "llama-server", '#!/bin/sh\necho "$@"\nexit 3\n')
+    with pytest.raises(BackendStartError) as caught:
+        small(model, runtime=runtime, embeddings=True).start()
+    (flags,) = caught.value.log_tail
+    assert "--embeddings" in flags
+    assert told in flags
+    assert not_told not in flags
 
 
 def test_an_executable_that_crashes_at_start_is_explained_at_once(model_path, tmp_path):
