@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -108,8 +110,35 @@ def test_a_refusal_is_not_repeated(tmp_path: Path) -> None:
 
 def test_a_receiver_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
     written(tmp_path, some_spans(1))
-    with broken_endpoint("refuses") as endpoint, pytest.raises(ReplayError, match=endpoint):
+    with broken_endpoint("refuses") as endpoint, pytest.raises(ReplayError) as caught:
         replay(tmp_path, endpoint)
+    assert str(caught.value).startswith(f"{endpoint} did not take {tmp_path}")
+    assert ".jsonl:1: Connection refused. Before it: 0 lines" in str(caught.value)
+
+
+def test_a_receiver_that_hangs_up_is_an_error_in_plain_words(tmp_path: Path) -> None:
+    written(tmp_path, some_spans(1))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            for _ in range(module.ATTEMPTS):
+                connection, _address = listener.accept()
+                connection.recv(1 << 16)
+                connection.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        # Which of them depends on how much it had been sent by then.
+        words = "Remote end closed connection without response|Connection reset by peer|Broken pipe"
+        with pytest.raises(ReplayError, match=rf"jsonl:1: ({words})\. Before"):
+            replay(tmp_path, f"http://127.0.0.1:{listener.getsockname()[1]}")
+        thread.join(10)
+
+
+def test_an_endpoint_that_is_no_url_is_an_error_in_plain_words(tmp_path: Path) -> None:
+    written(tmp_path, some_spans(1))
+    with pytest.raises(ReplayError, match="No connection adapters were found"):
+        replay(tmp_path, "gopher://127.0.0.1")
 
 
 def test_a_receiver_that_never_answers_takes_no_longer_than_its_timeouts(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def _post(session: requests.Session, endpoint: str, kind: _Kind, request: Messag
         try:
             answer = session.post(endpoint + kind.path, data=body, timeout=timeout_s, allow_redirects=False)
         except requests.RequestException as error:
-            problem = str(error)
+            problem = _reason(error, timeout_s)
         else:
             if answer.ok:
                 _check_partial_success(answer, kind)
@@ -203,6 +203,20 @@ def _post(session: requests.Session, endpoint: str, kind: _Kind, request: Messag
         if attempt + 1 < ATTEMPTS:
             time.sleep(pause_s)
     raise _RefusedError(problem)
+
+
+def _reason(error: requests.RequestException, timeout_s: float) -> str:
+    """What went wrong, without the wrapping of requests and urllib3 that the system's own words sit in."""
+    if isinstance(error, requests.Timeout):
+        return f"it timed out after {timeout_s:g} s"
+    root: BaseException = error
+    # The cause is the attribute "reason", the last argument or __cause__, depending on the wrapper.
+    while isinstance(
+        inner := getattr(root, "reason", None) or root.__cause__ or (root.args[-1] if root.args else None),
+        BaseException,
+    ):
+        root = inner
+    return (root.strerror if isinstance(root, OSError) else None) or str(root) or type(root).__name__
 
 
 def _asked_pause_s(answer: requests.Response) -> float:
