@@ -16,6 +16,7 @@ EXECUTED = (
     "README.md",
     "docs/plugins.md",
     "docs/quickstart.md",
+    "docs/scheduling.md",
     "packages/llamatelemetry-core/README.md",
     "packages/llamatelemetry-llamacpp/README.md",
 )

@@ -36,9 +36,14 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.config",
         "llamatelemetry.errors",
     ),
+    "Scheduling": (
+        "llamatelemetry.inference.policy",
+        "llamatelemetry.inference.retry",
+    ),
     "llama.cpp": (
         "llamatelemetry.llama.backend",
         "llamatelemetry.llama.client",
+        "llamatelemetry.llama.transport",
         "llamatelemetry.llama.replies",
         "llamatelemetry.llama.server",
         "llamatelemetry.llama.runtime",
@@ -98,7 +103,7 @@ def keep_colons(_app: Sphinx, what: str, _name: str, _obj: object, _options: obj
 
     It looks for that in the first line only, so the first line becomes a comment.
     """
-    if what in {"attribute", "data"}:
+    if what in {"attribute", "data", "property"}:
         lines[:0] = ["..", ""]
 
 

@@ -37,7 +37,7 @@ class EngineStats:
         kv_pages_limit: Pages there are.
         kv_pages_shared: Pages that two requests or more hold.
         kv_estimated: True where the pages are the engine's own books about a cache it cannot see.
-        prefix_queries_tokens: Prompt tokens that the engine looked for in its books.
+        prefix_queries_tokens: Prompt tokens of the requests that the engine made an estimate for.
         prefix_hits_tokens: Those of them that it expected to be cached.
         prefix_reported_queries_tokens: Prompt tokens of the requests that the backend reported on.
         prefix_reported_hits_tokens: Those of them that it took from its cache.
