@@ -20,8 +20,9 @@ from report import Row, report
 
 from llamatelemetry.inference.decisions import Admission, Ticket
 from llamatelemetry.inference.kv_cache import PagedKVCache
+from llamatelemetry.inference.places import SlotGroup
 from llamatelemetry.inference.policy import SchedulerConfig
-from llamatelemetry.inference.scheduler import RequestScheduler, SlotGroup
+from llamatelemetry.inference.scheduler import RequestScheduler
 from llamatelemetry.inference.tokens import pack_tokens
 
 SLOTS = 8

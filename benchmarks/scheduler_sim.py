@@ -39,8 +39,9 @@ from rich.progress import Progress
 from llamatelemetry.inference.decisions import Accepted, Admission, Expired, Ticket
 from llamatelemetry.inference.kv_cache import PagedKVCache
 from llamatelemetry.inference.metrics import percentile
+from llamatelemetry.inference.places import SlotGroup
 from llamatelemetry.inference.policy import FIFO, SchedulerConfig
-from llamatelemetry.inference.scheduler import RequestScheduler, SlotGroup
+from llamatelemetry.inference.scheduler import RequestScheduler
 from llamatelemetry.inference.tokens import PackedTokens, pack_tokens
 
 SLOTS = 8

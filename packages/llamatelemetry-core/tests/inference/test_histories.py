@@ -27,8 +27,9 @@ from hypothesis.stateful import (
 from llamatelemetry.errors import IntegrityError
 from llamatelemetry.inference.decisions import Accepted, Admission, Expired, Rejected, Ticket
 from llamatelemetry.inference.kv_cache import PagedKVCache, Reservation
+from llamatelemetry.inference.places import SlotGroup
 from llamatelemetry.inference.policy import SchedulerConfig
-from llamatelemetry.inference.scheduler import RequestScheduler, SlotGroup
+from llamatelemetry.inference.scheduler import RequestScheduler
 from llamatelemetry.inference.slots import SlotTable
 from llamatelemetry.inference.tokens import pack_tokens
 
@@ -653,6 +654,9 @@ class SchedulerHistory(RuleBasedStateMachine):
     def regain_backend(self, which: int) -> None:
         self.scheduler.restore(which % len(self.slots.sizes))
         self.slots.withdrawn.discard(which % len(self.slots.sizes))
+        pages = self.pages[which % len(self.slots.sizes)]
+        if pages is not None:
+            pages.cached = []
 
     @rule(rounds=st.integers(1, 5), seconds=st.sampled_from([0.0, 0.25, 1.0]), answer=st.none() | PROMPTS)
     def serve(self, rounds: int, seconds: float, answer: Tokens | None) -> None:

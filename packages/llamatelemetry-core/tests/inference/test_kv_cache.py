@@ -136,6 +136,19 @@ def test_growing_evicts_what_nobody_holds() -> None:
     cache.check_integrity()
 
 
+def test_a_cache_that_begins_anew_finds_nothing_and_keeps_what_is_held() -> None:
+    cache = PagedKVCache(20, 4)
+    cache.release(computed(cache, numbers(0, 12), 12))
+    held = computed(cache, numbers(100, 8), 8)
+    cache.forget()
+    cache.check_integrity()
+    assert (cache.stats().cached, cache.stats().used, cache.live) == (0, 2, 1)
+    again = cache.reserve(numbers(0, 12), 12, 12)
+    assert again is not None
+    assert again.cached_tokens == 0
+    cache.release(held)
+
+
 def test_estimated_and_reported_hits_are_told_apart() -> None:
     cache = PagedKVCache(20, 4)
     assert cache.stats().hit_ratio is None

@@ -9,8 +9,9 @@ import pytest
 from llamatelemetry.errors import IntegrityError, InvalidRequestError
 from llamatelemetry.inference.decisions import Accepted, Admission, Cancelled, Expired, Rejected, Ticket
 from llamatelemetry.inference.kv_cache import PagedKVCache
+from llamatelemetry.inference.places import SlotGroup
 from llamatelemetry.inference.policy import FIFO, SchedulerConfig
-from llamatelemetry.inference.scheduler import RequestScheduler, SlotGroup
+from llamatelemetry.inference.scheduler import RequestScheduler
 from llamatelemetry.inference.tokens import pack_tokens
 
 

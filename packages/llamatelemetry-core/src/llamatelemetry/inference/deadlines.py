@@ -17,7 +17,7 @@ class Entry:
 
     Attributes:
         ticket: The request.
-        number: Its place in the order of arrival.
+        number: Its place in the order of arrival; negative, and below all others, if it was put back.
         cost: Tokens it may take, prompt and answer: what it is charged, and what it reserves.
         bypassed: Times it was passed over for another's prefix.
         waiting: False once it left the queue.

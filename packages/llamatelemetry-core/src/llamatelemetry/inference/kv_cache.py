@@ -217,6 +217,15 @@ class PagedKVCache:
         self._reported_lookup_tokens += reservation.prompt_tokens
         self._reported_hit_tokens += cached_tokens
 
+    @property
+    def live(self) -> int:
+        """Reservations that are not released."""
+        return len(self._live)
+
+    def forget(self) -> None:
+        """Forgets the content of every page nobody holds, as when the backend has begun anew."""
+        self._pool.give_back(self._pool.take(self._pool.free))
+
     def stats(self) -> KVStats:
         """A snapshot."""
         return KVStats(

@@ -55,9 +55,9 @@ class Level:
         return iter(self._arrivals.values())
 
     def add(self, entry: Entry) -> None:
-        """Puts a request in its tenant's queue, the last to have arrived or, by its number, the first."""
+        """Puts a request in its tenant's queue, the last to have arrived or, if it was put back, the first."""
         self._arrivals[entry.number] = entry
-        if entry.number < self.oldest.number:
+        if entry.number < 0:
             self._arrivals.move_to_end(entry.number, last=False)
             self.oldest = entry
         name = entry.ticket.tenant if self._config.fair_tenants else None

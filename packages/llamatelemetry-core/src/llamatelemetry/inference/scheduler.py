@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import chain
 from typing import Final
 
 from llamatelemetry.errors import IntegrityError, InvalidRequestError
@@ -21,15 +20,13 @@ from llamatelemetry.inference.decisions import (
     Cancelled,
     Expired,
     Finished,
-    GroupStats,
     Rejected,
     RejectReason,
     SchedulerStats,
     Ticket,
 )
-from llamatelemetry.inference.kv_cache import PagedKVCache, Reservation
+from llamatelemetry.inference.places import Place, Places, SlotGroup
 from llamatelemetry.inference.policy import SchedulerConfig
-from llamatelemetry.inference.slots import SlotTable
 from llamatelemetry.inference.tokens import PackedTokens
 from llamatelemetry.inference.waiting import WaitingQueue
 
@@ -39,30 +36,11 @@ _SMOOTHING: Final = 0.1
 
 @dataclass(slots=True, kw_only=True)
 class _Running:
-    admission: Admission
+    ticket: Ticket
+    place: Place
     since: float
     computed: bool = False
     cancelled: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SlotGroup:
-    """One backend, as far as the scheduler sees it.
-
-    Attributes:
-        slots: Requests it runs at once.
-        kv: Pages to reserve for what runs there; None does not count them.
-    """
-
-    slots: int
-    kv: PagedKVCache | None = None
-
-
-@dataclass(slots=True)
-class _CachedTokens:
-    prompt: int = 0
-    reported: int = 0
-    estimated: int = 0
 
 
 class RequestScheduler:
@@ -80,12 +58,11 @@ class RequestScheduler:
 
     def __init__(self, config: SchedulerConfig, *groups: SlotGroup) -> None:
         self.config: Final = config
-        self._slots = SlotTable(*(group.slots for group in groups))
-        self._kv = [group.kv for group in groups]
+        self._places = Places(groups, shared_pages=config.shared_pages)
         self._queue = WaitingQueue(config)
         self._waiting: dict[int, Entry] = {}
         self._running: dict[int, _Running] = {}
-        limits = [config.context_length, *(None if kv is None else kv.capacity_tokens for kv in self._kv)]
+        limits = (config.context_length, self._places.capacity_tokens)
         self._limit = min((limit for limit in limits if limit is not None), default=None)
         self._closed = False
         self._last_finish: float | None = None
@@ -93,7 +70,6 @@ class RequestScheduler:
         self._accepted = self._expired = self._cancelled_waiting = self._cancelled_running = self._finished = 0
         self._rejected: Counter[RejectReason] = Counter()
         self._admitted: Counter[AdmitReason] = Counter()
-        self._cached = [_CachedTokens() for _ in groups]
 
     @property
     def idle(self) -> bool:
@@ -136,42 +112,27 @@ class RequestScheduler:
     def admit(self, now: float) -> list[Admission | Expired]:
         """Everything that may run now, in order, after everything whose deadline has passed."""
         decisions: list[Admission | Expired] = [*self.expire(now)]
-        slots, queue = self._slots, self._queue
+        slots, queue = self._places.slots, self._queue
         while slots.idle and (pick := queue.peek(now, slots.longest_prefix if slots.know_prefixes else None)):
             ticket = pick.entry.ticket
-            place = self._place(pick.entry)
+            place = self._places.take(ticket, pick.entry.cost)
             if place is None:
                 break
-            slot, estimate, reservation = place
             queue.take(pick)
             del self._waiting[ticket.id]
-            slots.occupy(slot)
-            admission = Admission(
-                ticket=ticket,
-                slot=slot,
-                reservation=reservation,
-                cached_estimate=min(estimate, ticket.prompt_tokens - 1),
-                waited_s=now - ticket.submitted,
-                reason=pick.reason,
-            )
-            self._running[ticket.id] = _Running(admission=admission, since=now)
+            self._running[ticket.id] = _Running(ticket=ticket, place=place, since=now)
             self._admitted[pick.reason] += 1
-            decisions.append(admission)
+            decisions.append(
+                Admission(
+                    ticket=ticket,
+                    slot=place.slot,
+                    reservation=place.reservation,
+                    cached_estimate=place.known,
+                    waited_s=now - ticket.submitted,
+                    reason=pick.reason,
+                )
+            )
         return decisions
-
-    def _place(self, entry: Entry) -> tuple[int, int, Reservation | None] | None:
-        """A slot, the prompt tokens it should know, and its pages: the best slot if they are free there."""
-        ticket, slots = entry.ticket, self._slots
-        tokens = ticket.tokens if self.config.shared_pages else None
-        best, known = slots.choose(ticket.tokens)
-        for slot in chain((best,), slots.others(best)):
-            kv = self._kv[slots.group_of(slot)]
-            reservation = None if kv is None else kv.reserve(tokens, ticket.prompt_tokens, entry.cost)
-            if reservation is not None and tokens is not None:
-                return slot, reservation.cached_tokens, reservation
-            if kv is None or reservation is not None:
-                return slot, known if slot == best else slots.known(slot, ticket.tokens), reservation
-        return None
 
     def prompt_computed(self, ticket_id: int) -> None:
         """Notes that a running request's whole prompt is in the cache: its first token has come.
@@ -183,9 +144,7 @@ class RequestScheduler:
         """
         running = self._get_running(ticket_id)
         running.computed = True
-        reservation, kv = running.admission.reservation, self._kv_of(running.admission)
-        if kv is not None and reservation is not None:
-            kv.publish(reservation, reservation.prompt_tokens)
+        self._places.prompt_computed(running.place)
 
     def finish(
         self, ticket_id: int, now: float, *, cached_tokens: int | None = None, held: PackedTokens | None = None
@@ -203,24 +162,13 @@ class RequestScheduler:
         """
         running = self._get_running(ticket_id)
         del self._running[ticket_id]
-        admission = running.admission
-        ticket, reservation = admission.ticket, admission.reservation
-        if cached_tokens is not None:
-            cached = self._cached[self._slots.group_of(admission.slot)]
-            cached.prompt += ticket.prompt_tokens
-            cached.reported += cached_tokens
-            cached.estimated += admission.cached_estimate
-        kv = self._kv_of(admission)
-        if kv is not None and reservation is not None:
-            if cached_tokens is not None:
-                kv.correct(reservation, cached_tokens)
-            kv.release(reservation)
+        ticket, place = running.ticket, running.place
         if held is None and running.computed:
             held = ticket.tokens
-        self._slots.vacate(admission.slot, held)
+        self._places.leave(place, ticket, held=held, cached_tokens=cached_tokens)
         self._finished += 1
         self._note_completion(now)
-        return Finished(ticket=ticket, slot=admission.slot, ran_s=now - running.since, cancelled=running.cancelled)
+        return Finished(ticket=ticket, slot=place.slot, ran_s=now - running.since, cancelled=running.cancelled)
 
     def put_back(self, ticket: Ticket) -> None:
         """Lets a request that ran and produced nothing wait again, before all others of its tenant and level.
@@ -232,19 +180,16 @@ class RequestScheduler:
         """
         if ticket.id in self._waiting or ticket.id in self._running:
             raise IntegrityError("RequestScheduler", f"request {ticket.id} was put back and is not gone")
-        cost = ticket.prompt_tokens + ticket.max_tokens
-        self._waiting[ticket.id] = self._queue.add_first(
-            ticket, cost if self._limit is None else min(cost, self._limit)
-        )
+        self._waiting[ticket.id] = self._queue.add_first(ticket, self._cost_of(ticket))
         self._accepted += 1
 
     def withdraw(self, group: int) -> None:
         """Admits nothing to a group any more, because its backend is gone; idempotent."""
-        self._slots.withdraw(group)
+        self._places.withdraw(group)
 
     def restore(self, group: int) -> None:
         """Admits to a group again, whose backend has begun anew and holds nothing."""
-        self._slots.restore(group)
+        self._places.restore(group)
 
     def cancel(self, ticket_id: int) -> Cancelled | None:
         """Takes a waiting request out, or marks a running one; None if it is neither, or marked already.
@@ -261,7 +206,7 @@ class RequestScheduler:
             return None
         running.cancelled = True
         self._cancelled_running += 1
-        return Cancelled(ticket=running.admission.ticket, was="running")
+        return Cancelled(ticket=running.ticket, was="running")
 
     def expire(self, now: float) -> list[Expired]:
         """Takes out every waiting request whose deadline has passed, earliest first."""
@@ -288,7 +233,7 @@ class RequestScheduler:
             waiting=len(self._waiting),
             waiting_tokens=self._queue.tokens,
             running=len(self._running),
-            slots=self._slots.slots,
+            slots=self._places.slots.slots,
             accepted=self._accepted,
             rejected=dict(self._rejected),
             admitted=dict(self._admitted),
@@ -297,18 +242,7 @@ class RequestScheduler:
             cancelled_running=self._cancelled_running,
             finished=self._finished,
             retry_after_s=self._gap_s,
-            groups=tuple(self._group_stats(group) for group in range(len(self._kv))),
-        )
-
-    def _group_stats(self, group: int) -> GroupStats:
-        cached, kv = self._cached[group], self._kv[group]
-        return GroupStats(
-            running=self._slots.busy(group),
-            slots=self._slots.size(group),
-            reported_prompt_tokens=cached.prompt,
-            reported_cached_tokens=cached.reported,
-            estimated_cached_tokens=cached.estimated,
-            kv=None if kv is None else kv.stats(),
+            groups=self._places.stats(),
         )
 
     def check_integrity(self) -> None:
@@ -318,17 +252,9 @@ class RequestScheduler:
             IntegrityError: Names what is broken.
         """
         self._queue.check_integrity()
-        self._slots.check_integrity()
-        for kv in self._kv:
-            if kv is not None:
-                kv.check_integrity()
+        self._places.check_integrity([running.place for running in self._running.values()])
         if self._waiting != {entry.ticket.id: entry for entry in self._queue}:
             raise IntegrityError("RequestScheduler", "requests known to wait are not those in the queue")
-        occupied = [running.admission.slot for running in self._running.values()]
-        if len(set(occupied)) != len(occupied) or sorted(occupied) != self._slots.occupied():
-            raise IntegrityError(
-                "RequestScheduler", f"slots {sorted(occupied)} run and {self._slots.occupied()} are occupied"
-            )
         ended = self._expired + self._cancelled_waiting + self._finished
         if self._accepted != len(self._waiting) + len(self._running) + ended:
             raise IntegrityError("RequestScheduler", f"of {self._accepted} requests {ended} ended and others are lost")
@@ -337,9 +263,6 @@ class RequestScheduler:
         """Tokens that a request is charged and has room reserved for: no more than it could ever use."""
         cost = ticket.prompt_tokens + ticket.max_tokens
         return cost if self._limit is None or cost < self._limit else self._limit
-
-    def _kv_of(self, admission: Admission) -> PagedKVCache | None:
-        return self._kv[self._slots.group_of(admission.slot)]
 
     def _get_running(self, ticket_id: int) -> _Running:
         running = self._running.get(ticket_id)

@@ -183,15 +183,15 @@ class SlotTable:
         if not idle or group in self._withdrawn:
             return None
         slot = next(iter(idle))
-        return *self._use_of(slot), slot
+        return 1 - len(idle) / self._sizes[group], idle[slot], slot
 
     def _offer_anew(self, group: int) -> None:
-        before, now = self._offer_of[group], self._offer(group)
-        if before is not None:
-            del self._offers[bisect_left(self._offers, before)]
-        if now is not None:
-            insort(self._offers, now)
+        offers, before, now = self._offers, self._offer_of[group], self._offer(group)
         self._offer_of[group] = now
+        if before is not None:
+            del offers[bisect_left(offers, before)]
+        if now is not None:
+            insort(offers, now)
 
     def _use_of(self, slot: int) -> tuple[float, int]:
         """How busy an idle slot's group is, then how lately the slot was."""

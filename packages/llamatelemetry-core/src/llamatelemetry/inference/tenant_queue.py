@@ -47,10 +47,9 @@ class TenantQueue:
         return len(self._line)
 
     def add(self, entry: Entry) -> None:
-        """Puts a request in the queue, the last to have arrived or, by its number, the first."""
-        first = bool(self._line) and entry.number < next(iter(self._line))
+        """Puts a request in the queue, the last to have arrived or, if it was put back, the first."""
         self._line[entry.number] = entry
-        if first:
+        if entry.number < 0:
             self._line.move_to_end(entry.number, last=False)
         if entry.ticket.deadline is not None and self._config.earliest_deadline_first:
             self._urgent.push(entry.ticket.deadline, entry)

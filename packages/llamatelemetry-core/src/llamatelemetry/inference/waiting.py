@@ -95,7 +95,8 @@ class WaitingQueue:
         else:
             oldest = level.oldest
             level.add(entry)
-            self._update_age(level, oldest)
+            if level.oldest is not oldest:
+                self._update_age(level, oldest)
         if ticket.deadline is not None:
             self._deadlines.push(ticket.deadline, entry)
         self._waiting += 1
