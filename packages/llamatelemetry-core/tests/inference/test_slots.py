@@ -101,7 +101,7 @@ def test_with_nothing_known_the_least_busy_group_is_chosen() -> None:
     for _ in range(6):
         slot, _ = table.choose(None)
         table.occupy(slot)
-        taken.append(table.group_of(slot))
+        taken.append(table.group_of[slot])
     assert taken == [0, 1, 0, 0, 1, 0]
     assert [table.busy(0), table.busy(1)] == [4, 2]
 

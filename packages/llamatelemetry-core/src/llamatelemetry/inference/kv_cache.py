@@ -125,7 +125,7 @@ class PagedKVCache:
             raise InvalidValueError("total_tokens", total_tokens, f"give at least the prompt's {prompt_tokens}")
         pool = self._pool
         chain: list[int] = []
-        fresh, free = self._pages_for(total_tokens), pool.free
+        fresh, free = -(-total_tokens // self.page_size), pool.free
         if prompt is not None:
             chain = pool.find(prompt, (min(count_tokens(prompt), prompt_tokens) - 1) // self.page_size)
             fresh -= len(chain)
@@ -202,7 +202,8 @@ class PagedKVCache:
         if reservation.chain:
             self._pool.drop(reservation.chain)
         self._pool.give_back(reservation.own)
-        reservation.chain, reservation.own = [], []
+        reservation.chain.clear()
+        reservation.own.clear()
 
     def correct(self, reservation: Reservation, cached_tokens: int) -> None:
         """Records how many prompt tokens the backend says that it took from its cache.

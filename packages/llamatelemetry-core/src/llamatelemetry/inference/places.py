@@ -30,11 +30,12 @@ class SlotGroup:
 
 
 class Place(NamedTuple):
-    """What one running request has: a slot, the prompt tokens it should find there, and its pages."""
+    """What one running request has: a slot, the prompt tokens it should find there, its pages, and whose they are."""
 
     slot: int
     known: int
     reservation: Reservation | None
+    kv: PagedKVCache | None
 
 
 @dataclass(slots=True)
@@ -88,9 +89,8 @@ class Places:
 
     def prompt_computed(self, place: Place) -> None:
         """Lets others share the pages of the prompt that was computed at a place."""
-        kv, reservation = self._kv[self.slots.group_of(place.slot)], place.reservation
-        if kv is not None and reservation is not None:
-            kv.publish(reservation, reservation.prompt_tokens)
+        if place.kv is not None and place.reservation is not None:
+            place.kv.publish(place.reservation, place.reservation.prompt_tokens)
 
     def leave(self, place: Place, ticket: Ticket, *, held: PackedTokens | None, cached_tokens: int | None) -> None:
         """Takes a place back.
@@ -101,18 +101,17 @@ class Places:
             held: What the slot's cache holds now, if that is known.
             cached_tokens: Prompt tokens that the backend says it took from its cache, if it said so.
         """
-        group = self.slots.group_of(place.slot)
-        kv, reservation = self._kv[group], place.reservation
+        slot, known, reservation, kv = place
         if cached_tokens is not None:
-            cached = self._cached[group]
+            cached = self._cached[self.slots.group_of[slot]]
             cached.prompt += ticket.prompt_tokens
             cached.reported += cached_tokens
-            cached.estimated += place.known
+            cached.estimated += known
         if kv is not None and reservation is not None:
             if cached_tokens is not None:
                 kv.correct(reservation, cached_tokens)
             kv.release(reservation)
-        self.slots.vacate(place.slot, held)
+        self.slots.vacate(slot, held)
 
     def withdraw(self, group: int) -> None:
         """Takes a group off offer; idempotent."""
@@ -152,18 +151,18 @@ class Places:
         for group, kv in enumerate(self._kv):
             if kv is not None:
                 kv.check_integrity()
-                held = [place.reservation for place in taken if self.slots.group_of(place.slot) == group]
+                held = [place.reservation for place in taken if place.kv is kv]
                 if kv.live != len(held) or None in held:
                     raise IntegrityError("Places", f"group {group} runs {len(held)} requests and holds pages of others")
 
     def _take_on(self, slot: int, known: int, ticket: Ticket, cost: int) -> Place | None:
         # The last prompt token is always computed: a backend has to go on from it.
         known = min(known, ticket.prompt_tokens - 1)
-        kv = self._kv[self.slots.group_of(slot)]
+        kv = self._kv[self.slots.group_of[slot]]
         if kv is None:
-            return Place(slot, known, None)
+            return Place(slot, known, None, None)
         tokens = ticket.tokens if self._shared_pages else None
         reservation = kv.reserve(tokens, ticket.prompt_tokens, cost)
         if reservation is None:
             return None
-        return Place(slot, known if tokens is None else reservation.cached_tokens, reservation)
+        return Place(slot, known if tokens is None else reservation.cached_tokens, reservation, kv)

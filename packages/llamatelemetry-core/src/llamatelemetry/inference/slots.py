@@ -28,6 +28,10 @@ class SlotTable:
     Args:
         sizes: Slots of each group, one group for each backend; slots are numbered from 0 through all.
 
+    Attributes:
+        slots: Number of slots in all.
+        group_of: The group of each slot.
+
     Raises:
         InvalidValueError: There is no group, or one without slots.
     """
@@ -37,10 +41,10 @@ class SlotTable:
             raise InvalidValueError("slots", sizes, "give at least 1")
         self.slots: Final = sum(sizes)
         self._sizes: Final = sizes
-        self._group_of: Final = [group for group, size in enumerate(sizes) for _ in range(size)]
+        self.group_of: Final = tuple(group for group, size in enumerate(sizes) for _ in range(size))
         # In each group longest idle first; the number tells when each one became so.
         self._idle: list[OrderedDict[int, int]] = [OrderedDict() for _ in sizes]
-        for slot, group in enumerate(self._group_of):
+        for slot, group in enumerate(self.group_of):
             self._idle[group][slot] = slot
         self._withdrawn: set[int] = set()
         self._vacated = self.slots
@@ -55,10 +59,6 @@ class SlotTable:
         """Whether any slot is idle and on offer."""
         return bool(self._offers)
 
-    def group_of(self, slot: int) -> int:
-        """The group that a slot is of."""
-        return self._group_of[slot]
-
     def size(self, group: int) -> int:
         """Slots of a group."""
         return self._sizes[group]
@@ -69,7 +69,7 @@ class SlotTable:
 
     def occupied(self) -> list[int]:
         """The slots that are not idle, ascending."""
-        return [slot for slot, group in enumerate(self._group_of) if slot not in self._idle[group]]
+        return [slot for slot, group in enumerate(self.group_of) if slot not in self._idle[group]]
 
     @property
     def know_prefixes(self) -> bool:
@@ -120,8 +120,8 @@ class SlotTable:
 
     def others(self, slot: int) -> Iterator[int]:
         """The slots to take instead: one of each other group on offer, the least busy group first."""
-        group = self._group_of[slot]
-        return (other for _, _, other in self._offers if self._group_of[other] != group)
+        group = self.group_of[slot]
+        return (other for _, _, other in self._offers if self.group_of[other] != group)
 
     def known(self, slot: int, tokens: PackedTokens | None) -> int:
         """Tokens that ``tokens`` begins with and the slot holds."""
@@ -133,7 +133,7 @@ class SlotTable:
         Raises:
             IntegrityError: It is not idle, or not on offer.
         """
-        group = self._group_of[slot]
+        group = self.group_of[slot]
         if group in self._withdrawn or self._idle[group].pop(slot, None) is None:
             raise IntegrityError("SlotTable", f"slot {slot} was occupied and is not on offer")
         self._forget(slot)
@@ -149,9 +149,9 @@ class SlotTable:
         Raises:
             IntegrityError: It was idle already.
         """
-        if not 0 <= slot < self.slots or slot in self._idle[self._group_of[slot]]:
+        if not 0 <= slot < self.slots or slot in self._idle[self.group_of[slot]]:
             raise IntegrityError("SlotTable", f"slot {slot} was vacated twice")
-        group = self._group_of[slot]
+        group = self.group_of[slot]
         self._idle[group][slot] = self._vacated
         self._vacated += 1
         if tokens and group not in self._withdrawn:
@@ -195,7 +195,7 @@ class SlotTable:
 
     def _use_of(self, slot: int) -> tuple[float, int]:
         """How busy an idle slot's group is, then how lately the slot was."""
-        group = self._group_of[slot]
+        group = self.group_of[slot]
         idle = self._idle[group]
         return 1 - len(idle) / self._sizes[group], idle[slot]
 
@@ -206,7 +206,7 @@ class SlotTable:
             IntegrityError: Names what is broken.
         """
         for group, idle in enumerate(self._idle):
-            if any(self._group_of[slot] != group for slot in idle):
+            if any(self.group_of[slot] != group for slot in idle):
                 raise IntegrityError("SlotTable", f"group {group} has slots of another: {list(idle)}")
             ages = list(idle.values())
             if ages != sorted(set(ages)):
@@ -218,6 +218,6 @@ class SlotTable:
         if self._offer_of != offers or self._offers != sorted(offer for offer in offers if offer is not None):
             raise IntegrityError("SlotTable", "the groups on offer are not those with idle slots")
         for _, slot in offered:
-            group = self._group_of[slot]
+            group = self.group_of[slot]
             if slot not in self._idle[group] or group in self._withdrawn:
                 raise IntegrityError("SlotTable", f"slot {slot} holds something and is not on offer")
