@@ -194,6 +194,21 @@ def test_a_tenant_that_takes_one_large_request_after_another_pays_for_each() -> 
     assert large * 200 == pytest.approx((200 - large) * 20, rel=0.15)
 
 
+def test_cancelling_does_not_pay_a_tenants_debt() -> None:
+    desk = Desk(SchedulerConfig(quantum=20, ageing_s=None, prefix_window=0))
+    for _ in range(30):
+        desk.submit(10, 10, tenant="small")
+    desk.submit(100, 100, tenant="large")
+    while desk.serve(1)[0].ticket.tenant != "large":
+        pass
+    cancelled = desk.submit(100, 100, tenant="large")
+    desk.scheduler.cancel(cancelled.ticket.id)
+    desk.submit(10, 10, tenant="large")
+    # 200 tokens are ten turns of 20.
+    tenants = [admission.ticket.tenant for admission in desk.serve(12)]
+    assert tenants.index("large") >= 8
+
+
 def test_the_earliest_deadline_runs_first_and_requests_without_one_last() -> None:
     desk = Desk(PLAIN)
     for deadline in (None, 30.0, 10.0, None, 20.0):
