@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from llamatelemetry.errors import (
     ConfigurationError,
     DeadlineExceededError,
     EngineClosedError,
+    NotSupportedError,
     RequestCancelledError,
     StreamInterruptedError,
 )
@@ -382,3 +384,82 @@ def test_spans_of_requests_cut_off_by_interpreter_exit_are_ended_and_written(tmp
     lines = [line for path in tmp_path.iterdir() for line in path.read_text().splitlines()]
     spans = [span for span in spans_from_otlp_json(lines) if span.name == "text_completion echo"]
     assert [span.attributes["gen_ai.response.finish_reasons"] for span in spans] == [("cancelled",)] * 2
+
+
+def test_several_answers_are_several_requests_with_seeds_of_their_own(sink) -> None:
+    backend = EchoBackend(lambda request: EchoScript(tokens=[f"seed {request.seed}"]))
+    request = InferenceRequest(prompt="x", n=3, seed=7, request_id="r")
+    with InferenceEngine(backend) as engine:
+        assert [result.text for result in engine.choices(request)] == ["seed 7", "seed 8", "seed 9"]
+        with pytest.raises(NotSupportedError, match=r"engine\.choices"):
+            engine.generate(request)
+    assert sorted(opening.request.request_id for opening in sink.openings) == ["r-0", "r-1", "r-2"]
+
+
+def test_when_one_of_several_answers_fails_the_others_are_given_up(sink) -> None:
+    def script(request: InferenceRequest) -> EchoScript:
+        return EchoScript(tokens=["x"], fail_after=0) if request.seed == 1 else SLOW
+
+    with InferenceEngine(EchoBackend(script, slots=3)) as engine, pytest.raises(BackendResponseError):
+        engine.choices(InferenceRequest(prompt="x", n=3, seed=1))
+    assert sorted(record.finish_reason for record in sink.records) == ["cancelled", "cancelled", "error"]
+
+
+def test_embeddings_that_the_backend_does_not_make_are_refused_at_once() -> None:
+    with InferenceEngine("echo") as engine, pytest.raises(NotSupportedError, match="without embeddings"):
+        engine.embed(["a"])
+
+
+def test_a_timeout_around_an_await_frees_the_slot(sink, eventually) -> None:
+    async def main(engine: InferenceEngine) -> None:
+        async def read() -> None:
+            async for _ in engine.astream(InferenceRequest(prompt="x")):
+                pass
+
+        for awaited in (engine.agenerate(InferenceRequest(prompt="x")), read()):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(awaited, 0.1)
+
+    with InferenceEngine(EchoBackend(SLOW, slots=1)) as engine:
+        asyncio.run(main(engine))
+        assert eventually(lambda: engine.stats().requests_active == 0)
+    assert [record.finish_reason for record in sink.records] == ["cancelled", "cancelled"]
+
+
+class RemoteBackend(EchoBackend):
+    """Runs elsewhere as far as the engine knows, and takes its time to tokenize."""
+
+    def __init__(self, slots: int = 1) -> None:
+        super().__init__(SLOW, slots=slots)
+        self._info = replace(self._info, in_process=False)
+        self.tokenized = 0
+
+    def tokenize(self, text: str) -> list[int]:
+        time.sleep(0.2)
+        self.tokenized += 1
+        return super().tokenize(text)
+
+
+def test_tokenizing_elsewhere_does_not_hold_up_the_event_loop(sink, eventually) -> None:
+    async def main(engine: InferenceEngine) -> None:
+        stream = engine.astream(InferenceRequest(prompt="x"))
+        first = asyncio.ensure_future(anext(stream))
+        ticks = 0
+        while not first.done():
+            await asyncio.sleep(0.01)
+            ticks += 1
+        assert ticks > 5
+        await stream.aclose()
+        # Given up before it is even queued: it must not run on its own afterwards.
+        task = asyncio.create_task(engine.agenerate(InferenceRequest(prompt="y")))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    backend = RemoteBackend()
+    with InferenceEngine(backend) as engine:
+        asyncio.run(main(engine))
+        assert eventually(lambda: backend.tokenized == 2 and engine.stats().requests_active == 0)
+        assert eventually(lambda: len(sink.records) == 2)
+    assert [record.finish_reason for record in sink.records] == ["cancelled", "cancelled"]

@@ -91,6 +91,7 @@ class InferenceRequest:
         input: Texts to embed.
         model: Model to ask for; None is the one the engine opened.
         max_tokens: Most tokens to generate; None leaves it to the backend.
+        n: Answers wanted; more than one with ``engine.choices()`` only.
         sampling: How tokens are drawn.
         stop: Strings that end the answer.
         seed: Makes sampling repeatable where the backend can.
@@ -113,6 +114,7 @@ class InferenceRequest:
     input: Sequence[str] | None = None
     model: str | None = None
     max_tokens: int | None = None
+    n: int = 1
     sampling: SamplingParams = SamplingParams()
     stop: Sequence[str] = ()
     seed: int | None = None
@@ -142,6 +144,7 @@ class InferenceRequest:
         elif not all(isinstance(item, str) for item in self.stop):
             raise InvalidRequestError("stop", self.stop, "give a string or a sequence of strings")
         _check_range("max_tokens", self.max_tokens, 1, math.inf)
+        _check_range("n", self.n, 1, math.inf)
         _check_range("deadline_s", self.deadline_s, 0.0, math.inf)
         if not self.request_id:
             object.__setattr__(self, "request_id", uuid.uuid4().hex)

@@ -1,7 +1,7 @@
 """The engine: requests go in, the scheduler orders them, backends run them, results come out.
 
-This is the face of it. The order is decided in :mod:`.scheduler`, threads and retries are in
-:mod:`.dispatcher`, and what a prompt weighs is found out in :mod:`.prompts`.
+This is the face of it. The order is decided in ``scheduler``, threads and retries are in
+``dispatcher``, and what a prompt weighs is found out in ``prompts``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import itertools
 import os
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -27,12 +28,13 @@ from llamatelemetry.inference.dispatcher import Dispatcher
 from llamatelemetry.inference.job import InferenceFuture, Job
 from llamatelemetry.inference.kv_cache import PagedKVCache
 from llamatelemetry.inference.lane import Lane
+from llamatelemetry.inference.places import SlotGroup
 from llamatelemetry.inference.policy import SchedulerConfig
 from llamatelemetry.inference.prompts import PromptTokenizer
 from llamatelemetry.inference.record import EventRecorder
 from llamatelemetry.inference.result import InferenceResult
 from llamatelemetry.inference.retry import RetryPolicy
-from llamatelemetry.inference.scheduler import RequestScheduler, SlotGroup
+from llamatelemetry.inference.scheduler import RequestScheduler
 from llamatelemetry.inference.sink import current_sink
 from llamatelemetry.inference.stats import engine_stats
 from llamatelemetry.inference.stream import AsyncInferenceStream, InferenceStream
@@ -112,7 +114,7 @@ class InferenceEngine:
             QueueFullError: The queue takes no more.
             ContextOverflowError: The prompt fits no slot.
             DeadlineExceededError: Its deadline has passed already.
-            NotSupportedError: It is for embeddings, which the backend does not make.
+            NotSupportedError: It is for embeddings, which the backend does not make, or for several answers.
             EngineClosedError: The engine is closed, or belongs to the process this one forked from.
         """
         return self._enqueue(request, None)
@@ -129,6 +131,27 @@ class InferenceEngine:
             return future.result()
         except BaseException:
             future.abandon()
+            raise
+
+    def choices(self, request: InferenceRequest) -> tuple[InferenceResult, ...]:
+        """``request.n`` answers to one question, asked as so many requests, each with its own span.
+
+        They share the prompt's cache where the backend's slots do. With a seed, the answers are those
+        of the seed and the ones that follow it; greedy sampling gives the same answer each time.
+
+        Raises:
+            LlamatelemetryError: One of them was not let in or failed; the others are cancelled.
+        """
+        seeds = [None if request.seed is None else request.seed + index for index in range(request.n)]
+        futures: list[InferenceFuture] = []
+        try:
+            for index, seed in enumerate(seeds):
+                one = replace(request, n=1, seed=seed, request_id=f"{request.request_id}-{index}")
+                futures.append(self.submit(one))
+            return tuple(future.result() for future in futures)
+        except BaseException:
+            for future in futures:
+                future.abandon()
             raise
 
     def embed(self, texts: Sequence[str]) -> tuple[tuple[float, ...], ...]:
@@ -197,6 +220,8 @@ class InferenceEngine:
         self._dispatcher.check_open()
         if request.input is not None and not self.info.embeddings:
             raise NotSupportedError(f"{self.info.model} was opened without embeddings: open the backend with them")
+        if request.n != 1:
+            raise NotSupportedError(f"n={request.n}: a request has one answer; engine.choices(request) asks for each")
         recorder = EventRecorder(
             request,
             self.info,
@@ -212,11 +237,22 @@ class InferenceEngine:
         """Queues a request without holding up the event loop while its prompt is tokenized elsewhere."""
         if self.info.in_process:
             return self._enqueue(request, deltas)
-        entering = asyncio.ensure_future(asyncio.to_thread(self._enqueue, request, deltas))
+        entered: list[InferenceFuture] = []
+        given_up = threading.Event()
+
+        def enter() -> InferenceFuture:
+            entered.append(self._enqueue(request, deltas))
+            if given_up.is_set():
+                entered[0].abandon()
+            return entered[0]
+
         try:
-            return await asyncio.shield(entering)
+            return await asyncio.to_thread(enter)
         except asyncio.CancelledError:
-            entering.add_done_callback(_cancel_entered)
+            # The thread goes on; whichever of the two comes second sees the other, and gives it up.
+            given_up.set()
+            for future in entered:
+                future.abandon()
             raise
 
     def _ticket(self, request: InferenceRequest) -> Ticket:
@@ -278,11 +314,6 @@ def _open_lanes(backends: Sequence[Backend]) -> tuple[Lane, ...]:
         lanes.append(lane)
         first_slot += lane.info.slots
     return tuple(lanes)
-
-
-def _cancel_entered(entering: asyncio.Future[InferenceFuture]) -> None:
-    if not entering.cancelled() and entering.exception() is None:
-        entering.result().abandon()
 
 
 def _make_backend(backend: str | Backend, options: dict[str, Any]) -> Backend:
