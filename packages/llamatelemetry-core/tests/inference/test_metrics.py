@@ -113,3 +113,13 @@ def test_the_scheduling_delay_is_what_lies_between_admission_and_dispatch():
     assert metrics.scheduling_delay(recorder.finish(StreamEnd(finish_reason="stop"), text="")) == 0.5
     assert metrics.scheduling_delay(waiting) is None
     assert metrics.scheduling_delay(record_of()) is None
+
+
+def test_preparing_a_request_ends_when_it_joins_the_queue():
+    clock = ManualClock()
+    recorder = EventRecorder(InferenceRequest(prompt="x"), MODEL, streaming=True, queue_depth=0, clock=clock.clock)
+    clock.advance(0.25)
+    assert metrics.preparation_time(recorder.finish(StreamEnd(finish_reason="error"), text="")) is None
+    recorder.queued()
+    clock.advance(1)
+    assert metrics.preparation_time(recorder.finish(StreamEnd(finish_reason="stop"), text="")) == 0.25

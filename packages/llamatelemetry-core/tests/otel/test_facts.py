@@ -44,8 +44,9 @@ def phases(record: FinishedRecord) -> list[tuple[str, int, int]]:
 
 def test_an_admission_is_told_with_its_reason_delay_slot_and_pages():
     hold = KVHold(pages=3, page_size=16, estimated=True, cached_estimate=32)
-    found = facts(record_of("admitted", "dispatched", "token", kv=hold, reason="prefix", slot=2))
-    assert (found.admission, found.scheduling_delay_s, found.queue_duration_s, found.slot_id) == ("prefix", 1, 2, 2)
+    found = facts(record_of("queued", "admitted", "dispatched", "token", kv=hold, reason="prefix", slot=2))
+    assert (found.preparation_s, found.scheduling_delay_s, found.queue_duration_s) == (1, 1, 3)
+    assert (found.admission, found.slot_id) == ("prefix", 2)
     assert (found.kv_pages, found.kv_page_size, found.kv_estimated, found.kv_cached_estimate) == (3, 16, True, 32)
 
 

@@ -408,6 +408,24 @@ def test_embeddings_have_their_own_span_and_their_texts_are_exported_only_where_
         assert "gen_ai.client.inference.duration" not in points
 
 
+def test_counting_a_prompt_on_a_slow_tokenizer_is_told_apart_from_waiting_for_a_turn(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench = make_bench()
+    clock = ManualClock()
+
+    class SlowTokenizer(EchoBackend):
+        def tokenize(self, text: str) -> list[int]:
+            clock.advance(0.5)
+            return super().tokenize(text)
+
+    with InferenceEngine(SlowTokenizer(clock=clock.clock), clock=clock.clock) as engine:
+        engine.generate(InferenceRequest(prompt="x"))
+    attributes = bench.inference().attributes or {}
+    assert attributes["llamatelemetry.queue.preparation"] == 0.5
+    assert attributes["llamatelemetry.queue.duration"] == 0.5
+
+
 def test_a_reader_that_held_its_answer_back_is_measured(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench()
     request = ByHand(bench)

@@ -230,7 +230,9 @@ class InferenceEngine:
             clock=self._clock,
         )
         job = Job(recorder, current_sink().begin(recorder.opening), deltas)
-        self._dispatcher.submit(job, self._ticket(request))
+        ticket = self._ticket(request)
+        recorder.queued()
+        self._dispatcher.submit(job, ticket)
         return job.future
 
     async def _enqueue_async(self, request: InferenceRequest, deltas: DeltaSink | None) -> InferenceFuture:

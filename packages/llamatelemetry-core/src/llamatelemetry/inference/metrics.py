@@ -24,6 +24,13 @@ def queue_time(record: FinishedRecord) -> float | None:
     return (record.dispatched_ns - record.opening.submitted_ns) * _NS
 
 
+def preparation_time(record: FinishedRecord) -> float | None:
+    """Seconds from submission to joining the queue: what counting the prompt took; None if it never joined."""
+    if record.queued_ns is None:
+        return None
+    return (record.queued_ns - record.opening.submitted_ns) * _NS
+
+
 def scheduling_delay(record: FinishedRecord) -> float | None:
     """Seconds from admission to dispatch: what the engine itself took to hand the request to the backend."""
     if record.dispatched_ns is None or record.admitted_ns is None:

@@ -89,6 +89,7 @@ class FinishedRecord:
         tool_calls: Whole tool calls, OpenAI shape.
         error: What went wrong, or None.
         embeddings: One vector per text of the request's ``input``.
+        queued_ns: When it joined the queue, its prompt counted; None if it never did.
         admitted_ns: When the scheduler let it run, a moment before it was dispatched; None if unknown.
         admission: Why it and not another: ``next``, ``aged`` or ``prefix``; None if unknown.
         kv: What it held of the KV cache; None if pages are not counted.
@@ -112,6 +113,7 @@ class FinishedRecord:
     tool_calls: tuple[Mapping[str, Any], ...]
     error: BaseException | None
     embeddings: tuple[tuple[float, ...], ...] = ()
+    queued_ns: int | None = None
     admitted_ns: int | None = None
     admission: str | None = None
     kv: KVHold | None = None
@@ -132,7 +134,7 @@ class EventRecorder:
 
     __slots__ = (
         *("_admission", "_admitted", "_anchor_ns", "_answered_by", "_attempts", "_clock", "_dispatched"),
-        *("_held_back", "_kv", "_now", "_slot", "_tokens", "opening"),
+        *("_held_back", "_kv", "_now", "_queued", "_slot", "_tokens", "opening"),
     )
 
     def __init__(
@@ -142,6 +144,7 @@ class EventRecorder:
         self._now = clock.monotonic_ns
         submitted = self._now()
         self._anchor_ns = clock.time_ns() - submitted
+        self._queued: int | None = None
         self._admitted: int | None = None
         self._admission: str | None = None
         self._kv: KVHold | None = None
@@ -158,6 +161,10 @@ class EventRecorder:
             submitted_ns=submitted + self._anchor_ns,
             queue_depth=queue_depth,
         )
+
+    def queued(self) -> None:
+        """Notes that the request, its prompt counted, joins the queue."""
+        self._queued = self._now()
 
     def admitted(
         self,
@@ -235,6 +242,7 @@ class EventRecorder:
             tool_calls=end.tool_calls,
             error=error,
             embeddings=end.embeddings,
+            queued_ns=None if self._queued is None else self._queued + anchor,
             admitted_ns=None if self._admitted is None else self._admitted + anchor,
             admission=self._admission,
             kv=self._kv,

@@ -68,6 +68,7 @@ def facts_of(record: FinishedRecord, redactor: TextRedactor, content: Content | 
         priority=request.priority,
         queue_duration_s=queued,
         queue_depth=opening.queue_depth,
+        preparation_s=metrics.preparation_time(record),
         scheduling_delay_s=metrics.scheduling_delay(record),
         admission=record.admission,
         attempts=len(record.attempts) + (record.dispatched_ns is not None),

@@ -26,6 +26,7 @@ class InferenceFacts:
         time_to_first_chunk_s: Submission to first chunk; None unless streaming.
         error_type: Low-cardinality name of what went wrong; ``error_message`` is its text.
         queue_depth: Requests that were waiting when this one was submitted.
+        preparation_s: Submission to joining the queue, the first part of ``queue_duration_s``.
         scheduling_delay_s: Admission to dispatch, the last part of ``queue_duration_s``.
         attempts: Times that it was sent to a backend.
         last_phase: The phase it ended in.
@@ -81,6 +82,7 @@ class InferenceFacts:
     priority: int | None = None
     queue_duration_s: float | None = None
     queue_depth: int | None = None
+    preparation_s: float | None = None
     scheduling_delay_s: float | None = None
     admission: str | None = None
     attempts: int | None = None

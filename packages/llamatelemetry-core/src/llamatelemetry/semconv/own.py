@@ -77,6 +77,13 @@ INFERENCE: Final = (
         unit="{request}",
     ),
     Attribute(
+        "llamatelemetry.queue.preparation",
+        "double",
+        "preparation_s",
+        "Submission to joining the queue: the part of it in which the prompt's tokens were counted.",
+        unit="s",
+    ),
+    Attribute(
         "llamatelemetry.scheduler.delay",
         "double",
         "scheduling_delay_s",
