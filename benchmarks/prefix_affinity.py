@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from dataclasses import replace
 
 from report import Row, report
 
@@ -25,7 +24,7 @@ from llamatelemetry.llama.model_files import demo_model
 
 CONVERSATIONS = 8
 SLOTS = 2
-AFFINITY = SchedulerConfig(prefix_window=CONVERSATIONS * 4, shared_pages=False)
+AFFINITY = SchedulerConfig(prefix_window=CONVERSATIONS * 4)
 
 
 def requests(name: str, rounds: int) -> list[InferenceRequest]:
@@ -57,7 +56,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     rounds = parser.parse_args().rounds
     with LlamaServer(demo_model(), slots=SLOTS, context_length=512, threads=1, cache_ram_mib=0) as server:
-        arrival = measure(server.url, "Alpha", replace(FIFO, shared_pages=False), rounds)
+        arrival = measure(server.url, "Alpha", FIFO, rounds)
         affinity = measure(server.url, "Omega", AFFINITY, rounds)
     report(
         f"Prefix affinity against order of arrival: {CONVERSATIONS} conversations on {SLOTS} slots",

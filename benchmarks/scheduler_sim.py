@@ -236,7 +236,7 @@ class Simulation:
 
     def __init__(self, config: SchedulerConfig, servers: int, *, window_s: float = WINDOW_S) -> None:
         groups = [SlotGroup(SLOTS, PagedKVCache(PAGES, PAGE_SIZE)) for _ in range(servers)]
-        endless = replace(config, max_waiting=10**9, context_length=CONTEXT, shared_pages=False)
+        endless = replace(config, max_waiting=10**9, context_length=CONTEXT)
         self._scheduler = RequestScheduler(endless, *groups)
         self._completions: list[tuple[float, int]] = []
         self._answers: dict[int, int] = {}

@@ -42,7 +42,7 @@ def test_urgent_requests_go_first_and_equal_ones_in_order_of_arrival(gated) -> N
 
 def test_tenants_take_turns_however_much_one_of_them_asks(gated) -> None:
     backend = gated()
-    fair = SchedulerConfig(quantum=1, shared_pages=False)
+    fair = SchedulerConfig(quantum=1)
     with InferenceEngine(backend, scheduling=fair) as engine:
         futures = [engine.submit(request("first"))]
         futures += [engine.submit(request(f"many-{n}", tenant="many", max_tokens=10)) for n in range(6)]
@@ -83,7 +83,7 @@ def test_a_deadline_passes_while_every_slot_is_busy(gated, sink) -> None:
 
 def test_a_full_queue_says_how_full_and_ends_what_it_refuses(gated, sink) -> None:
     backend = gated()
-    small = SchedulerConfig(max_waiting=2, shared_pages=False)
+    small = SchedulerConfig(max_waiting=2)
     with InferenceEngine(backend, scheduling=small) as engine:
         futures = [engine.submit(request()) for _ in range(3)]
         with pytest.raises(QueueFullError) as caught:
@@ -101,7 +101,7 @@ def test_a_full_queue_says_how_full_and_ends_what_it_refuses(gated, sink) -> Non
 
 def test_a_prompt_that_fits_no_slot_never_reaches_the_backend(gated) -> None:
     backend = gated()
-    with InferenceEngine(backend, scheduling=SchedulerConfig(context_length=8, shared_pages=False)) as engine:
+    with InferenceEngine(backend, scheduling=SchedulerConfig(context_length=8)) as engine:
         with pytest.raises(ContextOverflowError) as caught:
             engine.generate(InferenceRequest(prompt="word " * 20))
         assert caught.value.context_length == 8

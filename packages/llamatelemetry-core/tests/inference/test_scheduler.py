@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -357,7 +358,7 @@ def test_a_large_request_that_waits_for_pages_is_not_overtaken_by_a_small_one() 
 
 def test_where_one_group_has_no_pages_left_another_runs_the_request() -> None:
     scheduler = RequestScheduler(
-        SchedulerConfig(shared_pages=False), SlotGroup(2, PagedKVCache(4, 16)), SlotGroup(2, PagedKVCache(4, 16))
+        SchedulerConfig(), SlotGroup(2, PagedKVCache(4, 16)), SlotGroup(2, PagedKVCache(4, 16))
     )
 
     def submit(number: int, prompt_tokens: int) -> None:
@@ -529,7 +530,7 @@ def test_misuse_is_noticed() -> None:
 
 
 def test_reported_and_estimated_cached_tokens_are_told_apart() -> None:
-    desk = Desk(FIFO, kv=PagedKVCache(100, 16))
+    desk = Desk(replace(FIFO, shared_pages=True), kv=PagedKVCache(100, 16))
     for _ in range(2):
         desk.say(*range(40))
     for _ in range(2):

@@ -87,11 +87,11 @@ def test_starting_anew_leaves_nothing_of_the_old_one(backend):
     pids = []
     for _ in range(3):
         answer(backend)
-        backend.tokenize("keeps a connection in the pool")
+        backend.tokenize("asks over a connection of its own")
         pids.append((backend.server.pid, used()))
         kill(backend)
         backend.restart()
-    backend.tokenize("keeps a connection in the pool")
+    backend.tokenize("asks over a connection of its own")
     assert not any(psutil.pid_exists(pid) for pid, _ in pids)
     assert {usage for _, usage in pids} == {used()}
 

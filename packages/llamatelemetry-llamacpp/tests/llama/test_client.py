@@ -160,14 +160,24 @@ def test_a_malformed_request_is_refused_with_the_servers_words(client):
         next(client.complete({"prompt": "a", "grammar": "root ::= ("}))
 
 
-def test_connections_are_used_again(client):
-    for _ in range(3):
-        client.health()
-        client.tokenize("a")
-        client.slots()
-    pools = client._http._session.adapters["http://"].poolmanager.pools
-    (pool,) = [pools[key] for key in pools.keys()]  # noqa: SIM118 - its own iteration is refused
-    assert (pool.num_connections, pool.num_requests) == (1, 9)
+def test_many_callers_do_not_wait_for_each_others_idle_connections(server):
+    """An idle connection holds a thread of the server for five seconds, and it has few of them."""
+    longest = []
+
+    def ask():
+        for _ in range(3):
+            start = time.monotonic()
+            client.tokenize("a")
+            longest.append(time.monotonic() - start)
+
+    with LlamaClient(server.url) as client:
+        threads = [threading.Thread(target=ask) for _ in range(32)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert len(longest) == 96
+    assert max(longest) < 4
 
 
 def test_leaving_a_stream_frees_its_slot_within_100_ms(client):

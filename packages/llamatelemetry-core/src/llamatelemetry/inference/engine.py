@@ -96,7 +96,7 @@ class InferenceEngine:
         self.info: ModelInfo = _info_of(lanes)
         self._prompts = PromptTokenizer(lanes[0].backend.tokenize)
         self._limit = min((i.context_length for i in _infos(lanes) if i.context_length is not None), default=None)
-        self._scheduling = scheduling or SchedulerConfig(shared_pages=False)
+        self._scheduling = scheduling or SchedulerConfig()
         self._dispatcher = Dispatcher(
             lanes,
             self._scheduler_of(lanes),

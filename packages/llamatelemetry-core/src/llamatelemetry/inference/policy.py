@@ -53,7 +53,7 @@ class SchedulerConfig:
     prefix_window: int = 8
     min_prefix_gain: int = 16
     max_bypass: int = 8
-    shared_pages: bool = True
+    shared_pages: bool = False
 
     def __post_init__(self) -> None:
         least: tuple[tuple[str, float | None, int], ...] = (

@@ -40,7 +40,7 @@ _Chunk = TypeVar("_Chunk")
 
 
 class LlamaClient:
-    """Speaks to one llama-server over pooled connections. Thread-safe.
+    """Speaks to one llama-server. Thread-safe.
 
     Args:
         server_url: Base URL, such as ``http://127.0.0.1:8080``; a path prefix is kept.
@@ -285,9 +285,6 @@ class LlamaClient:
             "Accept": "text/event-stream",
             # A proxy on the way could hold compressed events back until its buffer is full.
             "Accept-Encoding": "identity",
-            # Used again right after a stream, a connection to llama-server is closed without an
-            # answer every third time; making a new one costs less than asking twice.
-            "Connection": "close",
         }
         if traceparent is not None:
             headers["traceparent"] = traceparent

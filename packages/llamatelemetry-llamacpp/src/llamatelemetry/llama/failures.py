@@ -100,14 +100,6 @@ def error_in_stream(error: Exception, address: str, timeout_s: float) -> Backend
     return StreamInterruptedError(f"the answer from {address} broke off: {reason}")
 
 
-def hung_up(error: Exception) -> bool:
-    """True if the peer closed the connection without a byte of an answer."""
-    return any(
-        isinstance(cause, http.client.RemoteDisconnected | ConnectionResetError | BrokenPipeError)
-        for cause in _causes(error)
-    )
-
-
 def _garbled(error: Exception) -> BaseException | None:
     for cause in _causes(error):
         # RemoteDisconnected is a BadStatusLine too, and means that the peer hung up.

@@ -20,28 +20,22 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-MAX_IDLE_CONNECTIONS: Final = 32
-"""Connections kept open for the next request; more are closed after use."""
-
 
 class Wire:
     """The socket that one request uses, as long as it uses it. Thread-safe."""
 
-    __slots__ = ("_lock", "_socket", "reused", "was_cut")
+    __slots__ = ("_lock", "_socket", "was_cut")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self.was_cut: bool = False
         """True from the first :meth:`cut` on."""
-        self.reused: bool = False
-        """True if the connection had served another request before this one."""
 
-    def attach(self, connected: socket.socket, *, reused: bool) -> None:
+    def attach(self, connected: socket.socket) -> None:
         """Remembers the socket; shuts it down if the wire was cut before it was known."""
         with self._lock:
             self._socket = connected
-            self.reused = reused
             if self.was_cut:
                 _shut_down(connected)
 
@@ -75,15 +69,12 @@ class _Wakeable:
     """Mixed into urllib3's connections: attaches the socket before waiting for the answer."""
 
     sock: Any
-    _answered = False
 
     def getresponse(self) -> Any:
         wire: Wire | None = getattr(_thread, "wire", None)
         if wire is not None:
-            wire.attach(self.sock, reused=self._answered)
-        response = super().getresponse()  # type: ignore[misc]  # the connection it is mixed into has it
-        self._answered = True
-        return response
+            wire.attach(self.sock)
+        return super().getresponse()  # type: ignore[misc]  # the connection it is mixed into has it
 
 
 class _HttpConnection(_Wakeable, HTTPConnection):
@@ -94,11 +85,20 @@ class _HttpsConnection(_Wakeable, HTTPSConnection):
     pass
 
 
-class _HttpPool(HTTPConnectionPool):
+class _KeepsNone:
+    """Mixed into urllib3's pools: a connection serves one request, whatever the server says of it."""
+
+    def _put_conn(self, conn: Any) -> None:
+        if conn is not None:
+            conn.close()
+        super()._put_conn(None)  # type: ignore[misc]  # the pool it is mixed into has it
+
+
+class _HttpPool(_KeepsNone, HTTPConnectionPool):
     ConnectionCls = _HttpConnection
 
 
-class _HttpsPool(HTTPSConnectionPool):
+class _HttpsPool(_KeepsNone, HTTPSConnectionPool):
     ConnectionCls = _HttpsConnection
 
 
@@ -115,14 +115,6 @@ class _Adapter(HTTPAdapter):
         manager.pool_classes_by_scheme = _POOLS
         return manager
 
-    def close(self) -> None:
-        # urllib3 drops its pools and leaves their connections to the garbage collector.
-        for manager in (self.poolmanager, *self.proxy_manager.values()):
-            for key in manager.pools.keys():  # noqa: SIM118 - iterating over it directly is refused
-                with suppress(KeyError):  # another thread may have closed it meanwhile
-                    manager.pools[key].close()
-        super().close()
-
 
 def is_loopback(host: str) -> bool:
     """True for this machine's own names and addresses: ``localhost``, ``127.0.0.1``, ``::1``."""
@@ -138,7 +130,7 @@ def make_session(host: str) -> requests.Session:
     """A session whose calls can be woken, and that asks no proxy for this machine itself."""
     session = requests.Session()
     session.trust_env = not is_loopback(host)
-    adapter = _Adapter(pool_connections=1, pool_maxsize=MAX_IDLE_CONNECTIONS)
+    adapter = _Adapter(pool_connections=1)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     return session
