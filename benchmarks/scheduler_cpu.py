@@ -85,7 +85,8 @@ class Callers:
 def cycles_per_second(waiting: int, *, hashed: bool) -> float:
     """Cycles in a second of CPU with so many requests waiting."""
     callers = Callers(hashed=hashed)
-    scheduler = RequestScheduler(SchedulerConfig(max_waiting=waiting + SLOTS), SlotGroup(SLOTS, PagedKVCache(PAGES)))
+    config = SchedulerConfig(max_waiting=waiting + SLOTS, shared_pages=hashed)
+    scheduler = RequestScheduler(config, SlotGroup(SLOTS, PagedKVCache(PAGES)))
     now = 0.0
     for _ in range(waiting + SLOTS):
         now += 1e-3
@@ -104,8 +105,10 @@ def cycles_per_second(waiting: int, *, hashed: bool) -> float:
                 running.append(decision.ticket.id)
                 scheduler.prompt_computed(decision.ticket.id)
     spent = time.process_time() - start
-    # A cycle that admitted nothing would be no cycle.
+    # A cycle that admitted nothing would be no cycle, and one that found nothing no hashing.
+    (group,) = scheduler.stats().groups
     assert scheduler.stats().finished == cycles
+    assert (group.kv is not None and group.kv.hit_tokens > 0) == hashed
     return cycles / spent
 
 
