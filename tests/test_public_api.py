@@ -13,13 +13,16 @@ import llamatelemetry
 
 PUBLIC = {
     "AsyncInferenceStream",
+    "EngineStats",
     "InferenceEngine",
     "InferenceRequest",
     "InferenceResult",
     "InferenceStream",
     "LlamatelemetryError",
     "ModelInfo",
+    "RetryPolicy",
     "SamplingParams",
+    "SchedulerConfig",
     "Settings",
     "flush",
     "init",

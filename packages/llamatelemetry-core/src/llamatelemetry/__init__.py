@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from llamatelemetry.config import Settings as Settings
     from llamatelemetry.errors import LlamatelemetryError as LlamatelemetryError
     from llamatelemetry.inference.engine import InferenceEngine as InferenceEngine
+    from llamatelemetry.inference.live import EngineStats as EngineStats
+    from llamatelemetry.inference.policy import SchedulerConfig as SchedulerConfig
     from llamatelemetry.inference.result import InferenceResult as InferenceResult
+    from llamatelemetry.inference.retry import RetryPolicy as RetryPolicy
     from llamatelemetry.inference.stream import AsyncInferenceStream as AsyncInferenceStream
     from llamatelemetry.inference.stream import InferenceStream as InferenceStream
     from llamatelemetry.sdk import flush as flush
@@ -26,13 +29,16 @@ if TYPE_CHECKING:
 else:
     _HOMES = {
         "AsyncInferenceStream": "inference.stream",
+        "EngineStats": "inference.live",
         "InferenceEngine": "inference.engine",
         "InferenceRequest": "backends.request",
         "InferenceResult": "inference.result",
         "InferenceStream": "inference.stream",
         "LlamatelemetryError": "errors",
         "ModelInfo": "backends.protocol",
+        "RetryPolicy": "inference.retry",
         "SamplingParams": "backends.request",
+        "SchedulerConfig": "inference.policy",
         "Settings": "config",
         "flush": "sdk",
         "init": "sdk",

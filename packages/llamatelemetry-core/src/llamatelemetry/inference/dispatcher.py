@@ -52,6 +52,7 @@ class Dispatcher:
         retry: When a failed request is tried again.
         clock: The scheduler's time.
         page_size: Tokens in a page of the scheduler's KV cache.
+        kv_estimated: Whether its pages are books about a cache that nobody here can see.
         learn: Told what each finished job's backend said, in the slot's thread.
     """
 
@@ -63,6 +64,7 @@ class Dispatcher:
         retry: RetryPolicy,
         clock: Clock,
         page_size: int,
+        kv_estimated: bool,
         learn: Callable[[Job, StreamEnd], None],
     ) -> None:
         self._lanes = lanes
@@ -72,6 +74,7 @@ class Dispatcher:
         self._budget = RetryBudget(retry)
         self._clock = clock
         self._page_size = page_size
+        self._kv_estimated = kv_estimated
         self._learn = learn
         self._changed = threading.Condition(threading.Lock())
         self._jobs: dict[int, Job] = {}
@@ -171,7 +174,7 @@ class Dispatcher:
             lane = self._lane_of[decision.slot]
             job.recorder.admitted(
                 model=lane.info,
-                kv=_kv_hold(decision, self._page_size),
+                kv=self._kv_hold(decision),
                 reason=decision.reason,
                 slot=decision.slot - lane.first_slot,
             )
@@ -180,6 +183,16 @@ class Dispatcher:
                 self._start_thread()
         self._changed.notify_all()
         return expired
+
+    def _kv_hold(self, admission: Admission) -> KVHold | None:
+        if admission.reservation is None:
+            return None
+        return KVHold(
+            pages=admission.reservation.pages,
+            page_size=self._page_size,
+            estimated=self._kv_estimated,
+            cached_estimate=admission.cached_estimate,
+        )
 
     def _settle_expired(self, expired: list[tuple[Job, Expired]]) -> None:
         for job, decision in expired:
@@ -226,8 +239,7 @@ class Dispatcher:
             with self._changed:
                 if self._ended or (self._closing and not self._jobs):
                     return
-                expired = [(self._jobs.pop(each.ticket.id), each) for each in self._scheduler.expire(self._now())]
-                self._changed.notify_all()
+                expired = self._admit() if self._scheduler.waiting else []
             self._settle_expired(expired)
             time.sleep(_KEEPER_S)
 
@@ -318,18 +330,6 @@ class Dispatcher:
         for job in stranded:
             self._settle(job, None, BackendStartError(f"no backend is left to run it: {error}"))
         self._settle_expired(expired)
-
-
-def _kv_hold(admission: Admission, page_size: int) -> KVHold | None:
-    reservation = admission.reservation
-    if reservation is None:
-        return None
-    return KVHold(
-        pages=reservation.pages,
-        page_size=page_size,
-        estimated=True,
-        cached_estimate=admission.cached_estimate,
-    )
 
 
 def _error_of(rejected: Rejected, now: float) -> LlamatelemetryError:

@@ -7,12 +7,12 @@ This is the face of it. The order is decided in ``scheduler``, threads and retri
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import itertools
 import os
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self
@@ -20,7 +20,7 @@ from typing import Any, Final, Self
 from llamatelemetry.backends.protocol import Backend, ModelInfo, StreamEnd
 from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.clock import SYSTEM_CLOCK, Clock
-from llamatelemetry.errors import ConfigurationError, EngineClosedError, NotSupportedError
+from llamatelemetry.errors import BackendError, ConfigurationError, EngineClosedError, NotSupportedError
 from llamatelemetry.inference import live
 from llamatelemetry.inference.decisions import Ticket
 from llamatelemetry.inference.delivery import DeltaQueue, DeltaSink, LoopDeltas
@@ -87,7 +87,7 @@ class InferenceEngine:
         if not backends:
             raise ConfigurationError("backend", backends, "give at least one")
         made = [_make_backend(each, options) for each in backends]
-        with ExitStack() as undo:
+        with contextlib.ExitStack() as undo:
             for each in made:
                 undo.callback(each.close)
             lanes = _open_lanes(made)
@@ -103,6 +103,7 @@ class InferenceEngine:
             retry=retry or RetryPolicy(),
             clock=clock,
             page_size=PAGE_SIZE,
+            kv_estimated=not self._scheduling.shared_pages,
             learn=self._learn,
         )
         live.add(self)
@@ -262,7 +263,9 @@ class InferenceEngine:
         prompt = self._prompts.prompt_of(request)
         count, limit = prompt.count, self._limit
         if limit is not None and count > _NEAR_LIMIT * limit:
-            count = self._lanes[0].backend.count_prompt_tokens(request) or count
+            # A backend that is away just now leaves the estimate, and has the last word on the request.
+            with contextlib.suppress(BackendError):
+                count = self._lanes[0].backend.count_prompt_tokens(request) or count
         room = _OPEN_ENDED_TOKENS if limit is None else max(1, limit - count)
         return Ticket(
             id=next(_numbers),

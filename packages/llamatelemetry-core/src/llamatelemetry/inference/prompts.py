@@ -85,9 +85,11 @@ class PromptTokenizer:
         if request.messages is None or request.tools:
             return
         pieces = len(request.messages)
-        content = self.prompt_of(request).content
+        prompt = self.prompt_of(request)
+        if prompt.tokens is None:
+            return
         with self._lock:
-            self._overhead += _LEARNING_RATE * ((reported - content) / pieces - self._overhead)
+            self._overhead += _LEARNING_RATE * ((reported - prompt.content) / pieces - self._overhead)
 
     def _overhead_of(self, request: InferenceRequest, pieces: int) -> float:
         return 1.0 if request.messages is None else self._overhead * pieces
