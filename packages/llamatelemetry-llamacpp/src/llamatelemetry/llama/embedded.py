@@ -29,7 +29,8 @@ CPU_BATCH_PER_THREAD: Final = 64
 A server looks up from its work only between batches. With 64 on one thread, a prompt that nobody
 waits for any more frees its slot within half a second instead of after the whole of it, and an
 answer that streams beside a new prompt of 480 tokens pauses for 0.4 s instead of 2 s; reading a
-prompt takes 2 to 5 % longer. With 48 it took 21 % longer. A GPU needs large batches.
+prompt takes 2 to 5 % longer (``benchmarks/cpu_batch.py``). With 48 it took 21 % longer. A GPU
+needs large batches.
 """
 
 # llama.cpp's own n_ubatch: it computes a larger batch in pieces of this size anyway.
