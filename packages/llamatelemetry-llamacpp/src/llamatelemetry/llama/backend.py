@@ -153,8 +153,7 @@ class LlamaCppBackend:
             BackendStartError: It did not become ready, or it is not ours and does not answer.
         """
         with self._lifecycle:
-            old = self._client
-            if old is None or self._info is None:
+            if self._client is None or self._info is None:
                 raise BackendStartError("the llama.cpp backend is closed: open it first")
             if self.server is not None and self.server.running:
                 return self._info
@@ -168,9 +167,8 @@ class LlamaCppBackend:
                 # close() came before there was a server it could end.
                 self._disconnect(client)
                 raise BackendStartError("the llama.cpp backend was closed while its server started")
+            # The old client is not closed: its streams fail by themselves, and say why.
             self._client, self._info = client, info
-            # Its streams fail by themselves, and say why.
-            old.close_idle()
             return info
 
     def count_prompt_tokens(self, request: InferenceRequest) -> int:

@@ -85,10 +85,6 @@ class LlamaClient:
             streams = tuple(self._streams)
         for stream in streams:
             stream.close()
-        self.close_idle()
-
-    def close_idle(self) -> None:
-        """Closes the connections that nothing uses; what streams goes on."""
         self._http.close()
 
     def reachable(self, timeout_s: float = _REACHABLE_S) -> bool:
