@@ -9,6 +9,7 @@ disturbs both, and the ratio is of their totals.
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 import time
@@ -26,12 +27,15 @@ from llamatelemetry.llama.model_files import demo_model
 SLOTS = 8
 TOKENS = 32
 PER_WORKER = 3
-ROUNDS = 3
+ROUNDS = 5
 
 
-def prompt(number: int) -> list[dict[str, str]]:
-    """Messages that no other request shares."""
-    return [{"role": "user", "content": f"Write a short story about the number {number}."}]
+NUMBERS = itertools.count(1000)
+
+
+def prompt() -> list[dict[str, str]]:
+    """Messages that no other request shares, so that neither way finds in a slot what the other left."""
+    return [{"role": "user", "content": f"{next(NUMBERS)} is a number. Write a short story about it."}]
 
 
 def straight(url: str, concurrent: int) -> float:
@@ -41,9 +45,9 @@ def straight(url: str, concurrent: int) -> float:
     again = Retry(total=2, allowed_methods=None)
     session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=SLOTS, max_retries=again))
 
-    def ask(number: int) -> int:
+    def ask(_: int) -> int:
         body = {
-            "messages": prompt(number),
+            "messages": prompt(),
             "max_tokens": TOKENS,
             "temperature": 0,
             "stream": True,
@@ -67,8 +71,8 @@ def straight(url: str, concurrent: int) -> float:
 def engined(engine: InferenceEngine, concurrent: int) -> float:
     """Seconds for the same requests through the engine, with telemetry on."""
 
-    def ask(number: int) -> int:
-        request = InferenceRequest(messages=prompt(number), max_tokens=TOKENS, sampling=SamplingParams(temperature=0))
+    def ask(_: int) -> int:
+        request = InferenceRequest(messages=prompt(), max_tokens=TOKENS, sampling=SamplingParams(temperature=0))
         return sum(1 for _ in engine.stream(request))
 
     start = time.monotonic()
