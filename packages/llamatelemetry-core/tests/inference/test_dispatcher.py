@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -106,6 +107,32 @@ def test_a_prompt_that_fits_no_slot_never_reaches_the_backend(gated) -> None:
             engine.generate(InferenceRequest(prompt="word " * 20))
         assert caught.value.context_length == 8
     assert backend.order == []
+
+
+class SizedBackend(EchoBackend):
+    """An echo that says how many tokens a slot, or all of them together, can hold."""
+
+    def __init__(self, context_length: int, *, slots: int = 2, kv_tokens: int | None = None) -> None:
+        super().__init__(EchoScript(tokens=["a"] * 1000, per_token_s=0.002), slots=slots)
+        self._info = replace(self._info, context_length=context_length, kv_tokens=kv_tokens)
+
+
+def test_a_prompt_that_just_fits_a_slot_is_not_kept_out_by_whole_pages() -> None:
+    with InferenceEngine(SizedBackend(100)) as engine:
+        assert engine.generate(InferenceRequest(prompt="w " * 98, max_tokens=1)).output_tokens == 1
+        with pytest.raises(ContextOverflowError):
+            engine.generate(InferenceRequest(prompt="w " * 100, max_tokens=1))
+        assert engine.stats().kv_pages_limit == 4
+
+
+def test_slots_that_share_their_cache_wait_for_pages_and_not_only_for_slots(eventually) -> None:
+    with InferenceEngine(SizedBackend(256, slots=4, kv_tokens=256)) as engine:
+        large = [engine.submit(InferenceRequest(prompt="w", max_tokens=100)) for _ in range(3)]
+        assert eventually(lambda: engine.stats().requests_active == 2)
+        assert engine.stats().queue_depth == 1
+        assert engine.stats().kv_pages_used == 4
+        assert [future.result(30).output_tokens for future in large] == [100] * 3
+        assert engine.stats().kv_pages_used == 0
 
 
 def test_two_backends_are_one_engine_and_share_the_load() -> None:

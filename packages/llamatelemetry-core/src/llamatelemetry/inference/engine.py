@@ -307,8 +307,10 @@ def _info_of(lanes: tuple[Lane, ...]) -> ModelInfo:
 def _pages_of(info: ModelInfo) -> PagedKVCache | None:
     if info.context_length is None:
         return None
-    tokens = info.kv_tokens or info.slots * info.context_length
-    return PagedKVCache(max(1, tokens // PAGE_SIZE), PAGE_SIZE)
+    # Rounded up, so that books in whole pages never keep out what a slot can hold.
+    of_a_slot = -(-info.context_length // PAGE_SIZE)
+    pages = info.slots * of_a_slot if info.kv_tokens is None else max(info.kv_tokens // PAGE_SIZE, of_a_slot)
+    return PagedKVCache(pages, PAGE_SIZE)
 
 
 def _open_lanes(backends: Sequence[Backend]) -> tuple[Lane, ...]:
