@@ -135,6 +135,17 @@ def test_slots_that_share_their_cache_wait_for_pages_and_not_only_for_slots(even
         assert engine.stats().kv_pages_used == 0
 
 
+def test_answers_without_a_bound_get_room_as_they_grow_and_do_not_wait_for_each_other(eventually) -> None:
+    with InferenceEngine(SizedBackend(4096, slots=2, kv_tokens=4096)) as engine:
+        streams = [engine.stream(InferenceRequest(prompt="w")) for _ in range(2)]
+        assert eventually(lambda: engine.stats().requests_active == 2)
+        begun = engine.stats().kv_pages_used
+        assert begun == 2 * 9
+        assert eventually(lambda: (engine.stats().kv_pages_used or 0) >= 2 * 16)
+        assert [stream.result(30).output_tokens for stream in streams] == [1000, 1000]
+        assert engine.stats().kv_pages_used == 0
+
+
 def test_two_backends_are_one_engine_and_share_the_load() -> None:
     script = EchoScript(tokens=["t"] * 5, per_token_s=0.02)
     backends = [EchoBackend(script, slots=4), EchoBackend(script, slots=4)]

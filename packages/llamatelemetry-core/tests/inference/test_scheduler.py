@@ -620,3 +620,20 @@ def test_a_group_whose_backend_is_gone_runs_nothing_until_it_is_back() -> None:
     (fourth,) = scheduler.admit(1.0)
     assert isinstance(fourth, Admission)
     assert fourth.slot == 0
+
+
+def test_an_answer_gets_more_room_while_there_is_some() -> None:
+    scheduler = RequestScheduler(FIFO, SlotGroup(2, PagedKVCache(4, 16)))
+    for number in range(2):
+        scheduler.submit(Ticket(id=number, prompt_tokens=8, max_tokens=8, submitted=0.0), 0.0)
+    assert len(scheduler.admit(0.0)) == 2
+    assert scheduler.grow(0, 40)
+    assert not scheduler.grow(1, 40)
+    scheduler.check_integrity()
+    assert [group.kv and group.kv.used for group in scheduler.stats().groups] == [4]
+    scheduler.finish(0, 1.0)
+    assert scheduler.grow(1, 40)
+    scheduler.finish(1, 1.0)
+    assert [group.kv and group.kv.used for group in scheduler.stats().groups] == [0]
+    with pytest.raises(IntegrityError):
+        scheduler.grow(1, 40)

@@ -289,16 +289,24 @@ class Dispatcher:
             on_failure=lambda error: self._note_retry(job, error),
             sleep=unwanted.wait,
         )
-        return caller(job.attempt, lane.backend, placement, lambda: self._first_token(admission.ticket.id))
+        return caller(job.attempt, lane.backend, placement, lambda count: self._progress(job, admission.ticket, count))
 
     def _note_retry(self, job: Job, error: LlamatelemetryError) -> None:
         with self._changed:
             self._tally.retried += 1
         job.recorder.attempt_failed(error.error_type)
 
-    def _first_token(self, number: int) -> None:
+    def _progress(self, job: Job, ticket: Ticket, count: int) -> int:
+        """Notes that the prompt is computed, and makes room as an answer without a bound grows."""
         with self._changed:
-            self._scheduler.prompt_computed(number)
+            if count == 1:
+                self._scheduler.prompt_computed(ticket.id)
+            if job.request.max_tokens is not None:
+                return 0
+            if count < ticket.max_tokens:
+                return ticket.max_tokens
+            self._scheduler.grow(ticket.id, count + ticket.max_tokens)
+            return count + ticket.max_tokens
 
     def _leave(self, admission: Admission, lane: Lane, end: StreamEnd | None, *, again: bool) -> bool:
         """Gives the slot back, and the job its place at the head of the queue if it is to run again and may."""

@@ -43,7 +43,7 @@ PAGE_SIZE: Final = 64
 """Tokens in a page of KV cache, in the engine's books."""
 
 _OPEN_ENDED_TOKENS: Final = 512
-"""What a request without ``max_tokens`` is taken to generate where its slot's size is not known."""
+"""Room that a request without ``max_tokens`` gets at a time."""
 
 _NEAR_LIMIT: Final = 0.9
 """Share of a slot from which an estimate is not good enough, and the backend is asked for the count."""
@@ -266,7 +266,7 @@ class InferenceEngine:
             # A backend that is away just now leaves the estimate, and has the last word on the request.
             with contextlib.suppress(BackendError):
                 count = self._lanes[0].backend.count_prompt_tokens(request) or count
-        room = _OPEN_ENDED_TOKENS if limit is None else max(1, limit - count)
+        room = _OPEN_ENDED_TOKENS if limit is None else min(_OPEN_ENDED_TOKENS, max(1, limit - count))
         return Ticket(
             id=next(_numbers),
             prompt_tokens=count,

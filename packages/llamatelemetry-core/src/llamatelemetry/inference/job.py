@@ -26,6 +26,9 @@ from llamatelemetry.inference.record import EventRecorder
 from llamatelemetry.inference.result import InferenceResult, result_from
 from llamatelemetry.inference.sink import RequestTrace
 
+Progress = Callable[[int], int]
+"""Told how many deltas have come; returns at how many it wants to be told again, 0 for never."""
+
 
 class InferenceFuture(Future[InferenceResult]):
     """A ``concurrent.futures.Future`` whose ``cancel()`` also stops a request that already runs."""
@@ -102,13 +105,13 @@ class Job:
         """True once a delta has come: it cannot be tried again from then on."""
         return self.recorder.has_tokens
 
-    def attempt(self, backend: Backend, placement: Placement, first_token: Callable[[], None]) -> StreamEnd:
+    def attempt(self, backend: Backend, placement: Placement, progress: Progress) -> StreamEnd:
         """Streams the answer in this thread, once.
 
         Args:
             backend: Who answers.
             placement: Where.
-            first_token: Called when the first delta has come.
+            progress: Called when the first delta has come, and again when it said.
 
         Raises:
             LlamatelemetryError: It failed or was cancelled; what came before that is kept.
@@ -117,7 +120,7 @@ class Job:
         self.recorder.dispatched()
         self.future.mark_started()
         try:
-            end = self._consume(backend, placement, first_token)
+            end = self._consume(backend, placement, progress)
         except LlamatelemetryError:
             self._check_wanted()
             raise
@@ -159,20 +162,20 @@ class Job:
         if self.cancel.cancelled:
             raise self.cancel_reason or RequestCancelledError("the request was cancelled while it ran")
 
-    def _consume(self, backend: Backend, placement: Placement, first_token: Callable[[], None]) -> StreamEnd | None:
+    def _consume(self, backend: Backend, placement: Placement, progress: Progress) -> StreamEnd | None:
         token, cancel = self.recorder.token, self.cancel
         put: Callable[[TokenDelta], int] | None = None if self._deltas is None else self._deltas.put
         add_text, add_reasoning = self._text.append, self._reasoning.append
         stream = backend.stream(self.request, placement)
-        first = True
+        count, next_report = 0, 1
         try:
             for item in stream:
                 if isinstance(item, StreamEnd):
                     return item
                 token()
-                if first:
-                    first = False
-                    first_token()
+                count += 1
+                if count == next_report:
+                    next_report = progress(count)
                 if item.channel == "content":
                     add_text(item.text)
                 elif item.channel == "reasoning":

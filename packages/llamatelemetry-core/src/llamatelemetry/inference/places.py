@@ -92,6 +92,12 @@ class Places:
         if place.kv is not None and place.reservation is not None:
             place.kv.publish(place.reservation, place.reservation.prompt_tokens)
 
+    def grow(self, place: Place, total_tokens: int) -> bool:
+        """Makes room at a place for so many tokens in all; False, and nothing changed, if it is not there."""
+        if place.kv is None or place.reservation is None:
+            return True
+        return place.kv.grow(place.reservation, total_tokens)
+
     def leave(self, place: Place, ticket: Ticket, *, held: PackedTokens | None, cached_tokens: int | None) -> None:
         """Takes a place back.
 

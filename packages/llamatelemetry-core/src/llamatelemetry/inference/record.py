@@ -54,7 +54,7 @@ class KVHold:
     """What a request held of the KV cache.
 
     Attributes:
-        pages: Pages, those shared with others included.
+        pages: Pages at admission, those shared with others included.
         page_size: Tokens in a page.
         estimated: True where these are the engine's own books about a cache it cannot see.
         cached_estimate: Prompt tokens that the books expected to be in the cache; the backend's own

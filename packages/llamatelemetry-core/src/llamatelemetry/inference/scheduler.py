@@ -146,6 +146,21 @@ class RequestScheduler:
         running.computed = True
         self._places.prompt_computed(running.place)
 
+    def grow(self, ticket_id: int, generated_tokens: int) -> bool:
+        """Makes room for an answer of so many tokens in all, for a request that may exceed its ``max_tokens``.
+
+        Without room nothing changes and the request runs on: the backend has the last word.
+
+        Returns:
+            Whether there was room.
+
+        Raises:
+            IntegrityError: It does not run.
+        """
+        running = self._get_running(ticket_id)
+        total = running.ticket.prompt_tokens + generated_tokens
+        return self._places.grow(running.place, total if self._limit is None else min(total, self._limit))
+
     def finish(
         self, ticket_id: int, now: float, *, cached_tokens: int | None = None, held: PackedTokens | None = None
     ) -> Finished:
