@@ -12,6 +12,7 @@ from opentelemetry import trace
 
 from llamatelemetry import InferenceEngine, InferenceRequest, InferenceResult, SamplingParams
 from llamatelemetry.errors import ContextOverflowError
+from llamatelemetry.llama.model_files import demo_model
 from llamatelemetry.llama.server import LlamaServer
 from llamatelemetry.testing.emitted import EmittedSpan
 from llamatelemetry.testing.semconv import assert_valid_spans
@@ -149,3 +150,20 @@ def test_a_prompt_too_long_is_one_typed_error_with_both_numbers(engine: Inferenc
     [span] = [span for span in telemetry.spans() if span.attributes.get("llamatelemetry.request.id") == "long"]
     assert span.failed
     assert span.attributes["error.type"] == "ContextOverflowError"
+
+
+def test_embeddings_go_through_the_engine_and_have_a_trace_of_their_own(telemetry) -> None:
+    telemetry.start()
+    texts = ["a cat sat on the mat", "a kitten lay on the rug", "interest rates rose by a quarter"]
+    with InferenceEngine(
+        "llamacpp", model=demo_model(), embeddings=True, slots=1, context_length=256, threads=1
+    ) as engine:
+        vectors = engine.embed(texts)
+        assert engine.generate(ask_for(1, max_tokens=2)).output_tokens == 2
+    assert [len(vector) for vector in vectors] == [576] * 3
+    spans = telemetry.spans()
+    [root] = [span for span in spans if span.name == "embeddings SmolLM2-135M-Instruct"]
+    assert root.attributes["gen_ai.operation.name"] == "embeddings"
+    assert root.attributes["gen_ai.usage.input_tokens"] > 10
+    assert sorted(span.name for span in spans if span.parent_id == root.span_id) == ["prefill", "queue"]
+    assert_valid_spans(spans, ("gen_ai", "llm"))
