@@ -31,6 +31,13 @@ def test_an_exporter_that_was_chosen_stays_chosen_beside_an_endpoint() -> None:
     assert settings.traces_exporters == ("otlp",)
 
 
+def test_a_signal_with_an_endpoint_of_its_own_goes_there_and_the_others_to_files() -> None:
+    settings = resolve_settings({}, {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:4318/in/traces"})
+    assert settings.traces_exporters == ("otlp",)
+    assert settings.metrics_exporters == ("file",)
+    assert settings.otlp_traces_endpoint == "http://127.0.0.1:4318/in/traces"
+
+
 def test_arguments_win_over_the_environment_and_it_over_defaults() -> None:
     environ = {"OTEL_SERVICE_NAME": "from-environment", "LLAMATELEMETRY_SEMCONV": "llm"}
     settings = resolve_settings({"service_name": "from-argument", "semconv": None}, environ)

@@ -53,6 +53,9 @@ class Settings:
     Attributes:
         service_name: ``service.name`` of the resource.
         otlp_endpoint: Base URL of an OTLP receiver; None writes files instead.
+        otlp_traces_endpoint: Where spans go instead, the whole URL; None is the base URL's.
+        otlp_metrics_endpoint: Where metrics go instead.
+        otlp_logs_endpoint: Where log records go instead.
         otlp_protocol: How to speak to it.
         otlp_headers: Extra headers for each export.
         traces_exporters: Where spans go.
@@ -81,6 +84,9 @@ class Settings:
 
     service_name: str = "llamatelemetry"
     otlp_endpoint: str | None = None
+    otlp_traces_endpoint: str | None = None
+    otlp_metrics_endpoint: str | None = None
+    otlp_logs_endpoint: str | None = None
     otlp_protocol: Protocol = "http/protobuf"
     otlp_headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     traces_exporters: tuple[Exporter, ...] = ("file",)
@@ -200,6 +206,9 @@ VARIABLES: Final[tuple[Variable, ...]] = (
     Variable("OTEL_SDK_DISABLED", "disabled", _flag),
     Variable("OTEL_SERVICE_NAME", "service_name", str),
     Variable("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint", _url),
+    Variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "otlp_traces_endpoint", _url),
+    Variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "otlp_metrics_endpoint", _url),
+    Variable("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "otlp_logs_endpoint", _url),
     Variable("OTEL_EXPORTER_OTLP_PROTOCOL", "otlp_protocol", _choice(Protocol)),
     Variable("OTEL_EXPORTER_OTLP_HEADERS", "otlp_headers", _headers),
     Variable("OTEL_TRACES_EXPORTER", "traces_exporters", _choices(Exporter)),
@@ -223,7 +232,12 @@ VARIABLES: Final[tuple[Variable, ...]] = (
 )
 """Every environment variable that is read, and the setting it fills."""
 
-_SIGNALS: Final = ("traces_exporters", "metrics_exporters", "logs_exporters")
+# The exporters of each signal, and the endpoint that is its own.
+_SIGNALS: Final = {
+    "traces_exporters": "otlp_traces_endpoint",
+    "metrics_exporters": "otlp_metrics_endpoint",
+    "logs_exporters": "otlp_logs_endpoint",
+}
 
 
 def resolve_settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
@@ -253,8 +267,8 @@ def resolve_settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | 
             raise ConfigurationError(name, value, "choose one of " + ", ".join(sorted(known)))
         if value is not None:
             values[name] = _check_argument(name, value)
-    if values.get("otlp_endpoint"):
-        for signal in _SIGNALS:
+    for signal, endpoint in _SIGNALS.items():
+        if values.get("otlp_endpoint") or values.get(endpoint):
             values.setdefault(signal, ("otlp",))
     settings = Settings(**values)
     _check_together(settings)
@@ -300,11 +314,11 @@ _ARGUMENT_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
 
 
 def _check_together(settings: Settings) -> None:
-    for signal in _SIGNALS:
+    for signal, endpoint in _SIGNALS.items():
         exporters = getattr(settings, signal)
         if "none" in exporters and len(exporters) > 1:
             raise ConfigurationError(signal, exporters, '"none" stands alone')
-        if "otlp" in exporters and settings.otlp_endpoint is None:
+        if "otlp" in exporters and settings.otlp_endpoint is None and getattr(settings, endpoint) is None:
             raise ConfigurationError(
                 signal, exporters, '"otlp" needs an endpoint: give otlp_endpoint or OTEL_EXPORTER_OTLP_ENDPOINT'
             )

@@ -165,3 +165,16 @@ def test_temporality_follows_the_standard_variable(monkeypatch: pytest.MonkeyPat
         pipeline.flush()
         pipeline.close()
     assert sink.metrics[0].sum.aggregation_temporality == AggregationTemporality.DELTA
+
+
+def test_a_signal_with_an_endpoint_of_its_own_goes_there() -> None:
+    with OtlpSink() as all_others, OtlpSink() as traces:
+        pipeline = Pipeline(all_others.endpoint, otlp_traces_endpoint=f"{traces.endpoint}/v1/traces")
+        pipeline.emit("work")
+        pipeline.close()
+        assert traces.spans
+        assert not traces.metrics
+        assert not traces.log_records
+        assert not all_others.spans
+        assert all_others.metrics
+        assert all_others.log_records

@@ -81,8 +81,14 @@ def check_settings(settings: Settings) -> list[Check]:
         ok("metrics", ", ".join(settings.metrics_exporters)),
         ok("logs", ", ".join(settings.logs_exporters)),
     ]
-    if "otlp" in exporters and settings.otlp_endpoint is not None:
-        checks.append(_check_endpoint(settings.otlp_endpoint))
+    endpoints = (
+        settings.otlp_endpoint,
+        settings.otlp_traces_endpoint,
+        settings.otlp_metrics_endpoint,
+        settings.otlp_logs_endpoint,
+    )
+    if "otlp" in exporters:
+        checks += [_check_endpoint(endpoint) for endpoint in endpoints if endpoint is not None]
         if settings.otlp_protocol == "grpc":
             checks.append(_check_extra("grpc", "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"))
     if "prometheus" in exporters:

@@ -48,9 +48,15 @@ class OtlpSender(Generic[_T]):
 
 
 def signal_url(settings: Settings, signal: Signal) -> str:
-    """Where a signal goes: the endpoint itself for gRPC, with the signal's path for HTTP."""
-    endpoint = settings.otlp_endpoint or ""
-    return endpoint if settings.otlp_protocol == "grpc" else endpoint + _PATHS[signal]
+    """Where a signal goes: its own endpoint as it is; or the base, with the signal's path for HTTP.
+
+    Source: "Endpoint URLs for OTLP/HTTP" in OpenTelemetry's OTLP exporter specification.
+    """
+    own: str | None = getattr(settings, f"otlp_{signal}_endpoint")
+    if own is not None:
+        return own
+    base = settings.otlp_endpoint or ""
+    return base if settings.otlp_protocol == "grpc" else base + _PATHS[signal]
 
 
 def otlp_spans(settings: Settings) -> OtlpSender[ReadableSpan]:

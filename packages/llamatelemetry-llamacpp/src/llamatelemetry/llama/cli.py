@@ -167,8 +167,8 @@ def _show(result: InferenceResult, capture: SpanCapture, settings: Settings) -> 
     out = console()
     spans = capture.trace(result.trace_id) if result.trace_id else []
     out.print(Group(Text(), TraceView(spans), Text(), Figures(result), Text(f"trace {result.trace_id}", "dim"), Text()))
-    if settings.otlp_endpoint is not None and "otlp" in settings.traces_exporters:
-        out.print(f"Telemetry was sent to {settings.otlp_endpoint}")
+    if "otlp" in settings.traces_exporters:
+        out.print(f"Telemetry was sent to {settings.otlp_traces_endpoint or settings.otlp_endpoint}")
     if "file" in settings.traces_exporters:
         out.print("Telemetry is in")
         for path in files_of_process(settings.telemetry_dir, os.getpid()):
