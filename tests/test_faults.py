@@ -82,7 +82,7 @@ def test_an_abandoned_stream_frees_its_slot_and_closes_its_span_once(server: Lla
 def test_a_collector_that_is_not_there_changes_no_answer(server: LlamaServer, telemetry) -> None:
     telemetry.start(otlp_endpoint="http://127.0.0.1:1", shutdown_timeout_s=0.5)
     with InferenceEngine("llamacpp", server_url=server.url) as engine:
-        result = engine.generate(InferenceRequest(prompt="The sky is", max_tokens=4))
+        result = engine.generate(SHORT)
     assert result.output_tokens == 4
     assert result.trace_id is not None
 
@@ -112,14 +112,13 @@ def test_no_server_at_the_url_is_a_start_error_that_says_where(unused_port: int)
 def test_a_forked_child_does_not_take_the_parents_server_or_spans_with_it(telemetry) -> None:
     telemetry.start()
     with InferenceEngine(own_backend()) as engine:
-        request = InferenceRequest(prompt="The sky is", max_tokens=4)
-        engine.generate(request)
+        engine.generate(SHORT)
         pid = os.fork()
         if pid == 0:
             engine.close()
             os._exit(0)
         os.waitpid(pid, 0)
-        assert engine.generate(request).output_tokens == 4
+        assert engine.generate(SHORT).output_tokens == 4
     spans = [span for span in telemetry.spans() if span.name.startswith("text_completion")]
     assert len(spans) == len({span.span_id for span in spans}) == 2
 
@@ -128,7 +127,7 @@ def test_a_closed_engine_leaves_no_thread_and_no_process(telemetry) -> None:
     telemetry.start()
     threads, processes = set(threading.enumerate()), set(psutil.Process().children(recursive=True))
     with InferenceEngine(own_backend()) as engine:
-        futures = [engine.submit(InferenceRequest(prompt="The sky is", max_tokens=4)) for _ in range(4)]
+        futures = [engine.submit(SHORT) for _ in range(4)]
         assert [future.result(60).output_tokens for future in futures] == [4] * 4
     left = {thread for thread in set(threading.enumerate()) - threads if not thread.name.startswith("llamatelemetry-")}
     slots = [thread for thread in threading.enumerate() if thread.name.startswith("llamatelemetry-slot")]

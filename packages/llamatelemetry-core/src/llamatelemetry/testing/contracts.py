@@ -124,7 +124,8 @@ class BackendContract:
     def test_a_prompt_is_continued(self) -> None:
         """Plain text completion works beside chat."""
         with self.opened() as backend:
-            deltas, end = _drain(backend, InferenceRequest(prompt=self.prompt, max_tokens=4))
+            greedy = SamplingParams(temperature=0.0)
+            deltas, end = _drain(backend, InferenceRequest(prompt=self.prompt, max_tokens=4, sampling=greedy))
         assert deltas
         assert end.usage.output_tokens
 
