@@ -51,9 +51,17 @@ class FailingBackend(EchoBackend):
 class MortalBackend(EchoBackend):
     """An echo whose runtime can be killed: all its streams break, and nothing runs before it is restarted."""
 
-    def __init__(self, slots: int = 2, *, script: EchoScript | None = None, restarts: int = 0) -> None:
+    def __init__(
+        self,
+        slots: int = 2,
+        *,
+        script: EchoScript | None = None,
+        restarts: int = 0,
+        failure: Exception | None = None,
+    ) -> None:
         super().__init__(script or EchoScript(tokens=["t"] * 20, prefill_s=0.02, per_token_s=0.005), slots=slots)
         self._restarts = restarts
+        self._failure = failure or BackendStartError("it does not start any more")
         self._alive = True
         self.served = 0
         self.running = 0
@@ -68,7 +76,7 @@ class MortalBackend(EchoBackend):
 
     def restart(self) -> ModelInfo:
         if self._restarts < 1:
-            raise BackendStartError("it does not start any more")
+            raise self._failure
         self._restarts -= 1
         time.sleep(0.05)
         self._alive = True

@@ -16,6 +16,7 @@ from llamatelemetry.errors import (
     DeadlineExceededError,
     EngineClosedError,
     LlamatelemetryError,
+    ModelFileError,
     QueueFullError,
 )
 from llamatelemetry.inference.engine import InferenceEngine
@@ -216,8 +217,17 @@ def test_a_lone_backend_is_restarted_once_and_waiting_requests_are_kept(mortal) 
         assert engine.generate(request()).text == "t" * 20
 
 
-def test_when_no_backend_is_left_everything_ends_with_one_typed_error(mortal, sink) -> None:
-    backend = mortal(slots=1)
+@pytest.mark.parametrize(
+    "failure",
+    [
+        BackendStartError("it does not start any more"),
+        ModelFileError("model.gguf", "it does not start any more"),
+        RuntimeError("it does not start any more"),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+def test_when_no_backend_is_left_everything_ends_with_one_typed_error(mortal, sink, failure: Exception) -> None:
+    backend = mortal(slots=1, failure=failure)
     with InferenceEngine(backend, retry=SOON) as engine:
         stream = engine.stream(request())
         next(stream)

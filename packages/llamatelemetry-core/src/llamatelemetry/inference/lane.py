@@ -57,19 +57,19 @@ class Lane:
             self.state = "restarting"
             return True
 
-    def restart(self, is_closing: Callable[[], bool]) -> BackendError | None:
-        """Brings it back into service; returns why that failed.
+    def restart(self, is_closing: Callable[[], bool]) -> Exception | None:
+        """Brings it back into service; returns why that failed, and never raises: requests wait for its end.
 
         A server of ours is started once, and not again unless it served since. Another's is looked
         for until it answers, for :data:`_RECOVERY_S` at most.
         """
-        error: BackendError | None = BackendError("the backend died again before it served anything")
+        error: Exception = BackendError("the backend died again before it served anything")
         deadline = time.monotonic() + _RECOVERY_S
         backend = self.backend
         while isinstance(backend, Restartable) and self._served_since_start and not is_closing():
             try:
                 self.info = backend.restart()
-            except BackendError as raised:
+            except Exception as raised:  # noqa: BLE001 - the model file may be gone; a plugin's backend may raise anything
                 error = raised
                 if self.info.owned or time.monotonic() > deadline:
                     break
