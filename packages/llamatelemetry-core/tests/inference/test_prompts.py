@@ -82,7 +82,10 @@ def test_without_a_tokenizer_or_when_it_fails_nothing_is_claimed() -> None:
     def fails(_text: str) -> list[int]:
         raise BackendConnectionError("127.0.0.1:1", "refused")
 
-    for tokenize in (lambda _text: None, fails):
+    def breaks(_text: str) -> list[int]:
+        raise ZeroDivisionError
+
+    for tokenize in (lambda _text: None, fails, breaks, lambda _text: [2**40]):
         prompt = PromptTokenizer(tokenize).prompt_of(chat("hello"))
         assert (prompt.tokens, prompt.content, prompt.count) == (None, 0, 1)
 

@@ -20,7 +20,7 @@ from typing import Any, Final, Self
 from llamatelemetry.backends.protocol import Backend, ModelInfo, StreamEnd
 from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.clock import SYSTEM_CLOCK, Clock
-from llamatelemetry.errors import BackendError, ConfigurationError, EngineClosedError, NotSupportedError
+from llamatelemetry.errors import ConfigurationError, EngineClosedError, NotSupportedError
 from llamatelemetry.inference import live
 from llamatelemetry.inference.decisions import Ticket
 from llamatelemetry.inference.delivery import DeltaQueue, DeltaSink, LoopDeltas
@@ -263,8 +263,8 @@ class InferenceEngine:
         prompt = self._prompts.prompt_of(request)
         count, limit = prompt.count, self._limit
         if limit is not None and count > _NEAR_LIMIT * limit:
-            # A backend that is away just now leaves the estimate, and has the last word on the request.
-            with contextlib.suppress(BackendError):
+            # A backend that cannot count just now leaves the estimate, and has the last word on the request.
+            with contextlib.suppress(Exception):
                 count = self._lanes[0].backend.count_prompt_tokens(request) or count
         room = _OPEN_ENDED_TOKENS if limit is None else min(_OPEN_ENDED_TOKENS, max(1, limit - count))
         return Ticket(

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from llamatelemetry.backends.request import InferenceRequest
-from llamatelemetry.errors import BackendError
 from llamatelemetry.inference.tokens import PackedTokens, count_tokens, pack_tokens
 
 CACHED_BYTES: Final = 32 * 2**20
@@ -102,12 +101,11 @@ class PromptTokenizer:
                 return known
         try:
             ids = self._tokenize(text) if text else ()
-        except BackendError:
-            # The request will meet the same trouble where it can be told to its caller.
+            tokens = None if ids is None else pack_tokens(ids)
+        except Exception:  # noqa: BLE001 - an estimate must not fail a request, which will meet the same trouble itself
             return None
-        if ids is None:
+        if tokens is None:
             return None
-        tokens = pack_tokens(ids)
         with self._lock:
             if text not in self._texts:
                 self._bytes += len(tokens)
