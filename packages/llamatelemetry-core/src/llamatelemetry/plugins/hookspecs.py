@@ -72,6 +72,16 @@ def register_checks(registry: Registry) -> None:
 
 
 @hookspec
+def register_model_readers(registry: Registry) -> None:
+    """Registers readers of model formats: ``registry.add(name, "module:function")``.
+
+    The function takes a ``pathlib.Path`` and returns a
+    :class:`llamatelemetry.distributed.shape.ModelShape`, or None for what is not its format. It raises
+    :class:`llamatelemetry.errors.ModelFileError` for a damaged file of its format.
+    """
+
+
+@hookspec
 def detect_resource(settings: Settings) -> Mapping[str, ResourceValue] | None:
     """Returns resource attributes of where the process runs; None for nothing to say."""
 

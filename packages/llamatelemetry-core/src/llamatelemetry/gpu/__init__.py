@@ -1,0 +1,1 @@
+"""What the GPUs did while requests ran: reading NVML, sampling, and attributing memory and energy."""
