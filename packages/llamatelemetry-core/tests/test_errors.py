@@ -43,3 +43,10 @@ def test_a_start_failure_shows_the_last_log_lines() -> None:
 def test_what_is_missing_comes_with_the_command_that_installs_it() -> None:
     with pytest.raises(ImportError, match="Run: pip install x"):
         raise errors.MissingDependencyError("the exporter", "x", "pip install x")
+
+
+def test_gpus_that_cannot_be_read_come_with_the_drivers_state_and_a_fix() -> None:
+    error = errors.GPUUnavailableError("no_driver", "No NVIDIA driver was found.", "install one")
+    assert str(error) == "No NVIDIA driver was found: install one"
+    assert (error.state, error.message, error.fix) == ("no_driver", "No NVIDIA driver was found.", "install one")
+    assert str(errors.GPUUnavailableError("lost", "The GPU was lost.")) == "The GPU was lost."

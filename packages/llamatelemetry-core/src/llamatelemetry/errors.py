@@ -235,5 +235,21 @@ class ModelFileError(LlamatelemetryError):
         super().__init__(f"{path}: {reason}")
 
 
+class GPUUnavailableError(LlamatelemetryError):
+    """No GPU can be read: there is no driver, no device, no permission, or it was lost.
+
+    Attributes:
+        state: How far NVML could be opened: a value of :class:`llamatelemetry.gpu.device.DriverState`.
+        message: What was found, in one sentence.
+        fix: What to do about it; empty where nothing is known.
+    """
+
+    def __init__(self, state: str, message: str, fix: str = "") -> None:
+        self.state = state
+        self.message = message
+        self.fix = fix
+        super().__init__(f"{message.rstrip('.')}: {fix}" if fix else message)
+
+
 class ReplayError(LlamatelemetryError):
     """A telemetry file could not be delivered; the message says how far it got."""
