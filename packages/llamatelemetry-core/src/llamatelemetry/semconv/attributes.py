@@ -40,6 +40,7 @@ class Attribute:
         at_start: Given when the span starts, so that samplers see it.
         only_true: False is not emitted: the absence says it.
         task: The only task that it is emitted for; None is either.
+        signed: Its amount may be below zero.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Attribute:
     at_start: bool = False
     only_true: bool = False
     task: Task | None = None
+    signed: bool = False
 
 
 def task_of(operation: str) -> Task:
