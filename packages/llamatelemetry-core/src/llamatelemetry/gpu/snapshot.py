@@ -1,15 +1,49 @@
-"""A GPU at one moment, all that is known of it together."""
+"""GPUs at one moment: a sample of one, a round over all, and all that is known of one together."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llamatelemetry.gpu.device import FastReading, GPUDevice, RareReading, SlowReading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One device in one round of sampling.
+
+    Attributes:
+        uuid: The device.
+        monotonic_ns: When it was read, on the sampler's monotonic clock; never before its last sample.
+        fast: Memory, utilization, power, energy; empty while the device is lost.
+        lost: True while the device does not answer.
+        temperature_c: The latest known, at most a second older, in degrees Celsius.
+        throttle_reasons: The latest known; empty for none, None where they are not told.
+    """
+
+    uuid: str
+    monotonic_ns: int
+    fast: FastReading = field(default_factory=FastReading)
+    lost: bool = False
+    temperature_c: float | None = None
+    throttle_reasons: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """One round of sampling.
+
+    Attributes:
+        monotonic_ns: When it began: no sample of it is older.
+        samples: One for each device known, lost ones among them, in the order of the sampler's devices.
+    """
+
+    monotonic_ns: int
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GPUSnapshot:
-    """The latest readings of one device. They are of different ages, each at most its own period old.
+    """The latest readings of one device. They are of different ages, each about its own period at most.
 
     Attributes:
         device: The device.
@@ -24,7 +58,7 @@ class GPUSnapshot:
     device: GPUDevice
     monotonic_ns: int
     lost: bool = False
-    fast: FastReading = FastReading()
-    slow: SlowReading = SlowReading()
-    rare: RareReading = RareReading()
+    fast: FastReading = field(default_factory=FastReading)
+    slow: SlowReading = field(default_factory=SlowReading)
+    rare: RareReading = field(default_factory=RareReading)
     energy_j: float | None = None
