@@ -37,3 +37,10 @@ def test_a_shared_cache_ends_no_later_than_the_model_was_trained_for_and_says_so
 def test_a_server_makes_embeddings_only_if_it_was_told_to(server):
     with LlamaClient(server.url) as client:
         assert describe(client, server=server).embeddings is False
+
+
+def test_the_process_of_a_server_started_here_is_known_and_its_gpus_are_this_machines(server):
+    with LlamaClient(server.url) as client:
+        own, other = describe(client, server=server), describe(client, server=None)
+    assert (own.pid, own.gpus) == (server.pid, None)
+    assert (other.pid, other.gpus) == (None, None)

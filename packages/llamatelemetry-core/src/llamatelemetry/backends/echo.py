@@ -75,7 +75,7 @@ class EchoBackend:
         self._script = script if callable(script) else (lambda _request: script or EchoScript())
         self._clock = clock
         self._closed = False
-        self._info = ModelInfo(model=model, provider="echo", slots=slots, in_process=True, owned=True)
+        self._info = ModelInfo(model=model, provider="echo", slots=slots, in_process=True, owned=True, gpus=())
 
     def open(self) -> ModelInfo:
         """Describes itself; there is nothing to load."""

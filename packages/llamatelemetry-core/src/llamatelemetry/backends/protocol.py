@@ -44,6 +44,9 @@ class ModelInfo:
         kv_bytes_per_token: Bytes of KV cache one token takes.
         embeddings: True if it answers requests with ``input``.
         sha256: Digest of the model file, if it was asked for.
+        pid: Process that computes, where it is one of this machine and known.
+        gpus: GPUs that it may use, as UUIDs or as indices in text; empty for none of this machine's, and
+            None where that is unknown, which counts as all that this process sees.
     """
 
     model: str
@@ -61,6 +64,8 @@ class ModelInfo:
     kv_bytes_per_token: int | None = None
     embeddings: bool = False
     sha256: str | None = None
+    pid: int | None = None
+    gpus: tuple[str, ...] | None = None
 
 
 class TokenDelta(NamedTuple):

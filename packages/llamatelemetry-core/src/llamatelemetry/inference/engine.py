@@ -232,7 +232,7 @@ class InferenceEngine:
         )
         job = Job(recorder, current_sink().begin(recorder.opening), deltas)
         ticket = self._ticket(request)
-        recorder.queued()
+        recorder.queued(ticket.prompt_tokens)
         self._dispatcher.submit(job, ticket)
         return job.future
 

@@ -22,6 +22,7 @@ from llamatelemetry.errors import (
     StreamInterruptedError,
 )
 from llamatelemetry.inference.delivery import DeltaSink
+from llamatelemetry.inference.metering import PendingUse, current_meter
 from llamatelemetry.inference.record import EventRecorder
 from llamatelemetry.inference.result import InferenceResult, result_from
 from llamatelemetry.inference.sink import RequestTrace
@@ -80,7 +81,10 @@ class Job:
         deltas: Where its deltas go; None keeps them for the result alone.
     """
 
-    __slots__ = ("_deltas", "_reasoning", "_text", "cancel", "cancel_reason", "future", "recorder", "restarts", "trace")
+    __slots__ = (
+        *("_deltas", "_hardware", "_reasoning", "_text", "cancel", "cancel_reason"),
+        *("future", "recorder", "restarts", "trace"),
+    )
 
     def __init__(self, recorder: EventRecorder, trace: RequestTrace, deltas: DeltaSink | None) -> None:
         self.recorder: EventRecorder = recorder
@@ -92,6 +96,7 @@ class Job:
         self._deltas = deltas
         if deltas is not None:
             self.cancel.on_cancel(deltas.let_go)
+        self._hardware: PendingUse | None = None
         self._text: list[str] = []
         self._reasoning: list[str] = []
 
@@ -118,6 +123,8 @@ class Job:
         """
         self._check_wanted()
         self.recorder.dispatched()
+        if self._hardware is None:
+            self._hardware = current_meter().begin(self.recorder)
         self.future.mark_started()
         try:
             end = self._consume(backend, placement, progress)
@@ -138,7 +145,9 @@ class Job:
             cancelled = isinstance(error, RequestCancelledError | EngineClosedError)
             reason: FinishReason = "cancelled" if cancelled else "error"
             end = StreamEnd(finish_reason=reason)
-        record = self.recorder.finish(end, text="".join(self._text), reasoning="".join(self._reasoning), error=error)
+        record = self.recorder.finish(
+            end, text="".join(self._text), reasoning="".join(self._reasoning), error=error, hardware=self._hardware
+        )
         self.trace.finish(record)
         result = result_from(record, trace_id=self.trace.trace_id, raw=end.raw)
         if error is not None:

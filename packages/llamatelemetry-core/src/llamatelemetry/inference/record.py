@@ -15,6 +15,7 @@ from typing import Any
 from llamatelemetry.backends.protocol import BackendTimings, FinishReason, ModelInfo, StreamEnd, Usage
 from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.clock import Clock
+from llamatelemetry.inference.metering import PendingUse, Work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +96,7 @@ class FinishedRecord:
         kv: What it held of the KV cache; None if pages are not counted.
         attempts: Tries that failed before the one that counts, in order.
         answered_by: The backend it was sent to, where the engine has several; else the opening's.
+        hardware: What it did to the hardware, once that is known; None if nobody measures.
     """
 
     opening: Opening
@@ -119,6 +121,7 @@ class FinishedRecord:
     kv: KVHold | None = None
     attempts: tuple[Attempt, ...] = ()
     answered_by: ModelInfo | None = None
+    hardware: PendingUse | None = None
 
     @property
     def model(self) -> ModelInfo:
@@ -133,14 +136,13 @@ class EventRecorder:
     """
 
     __slots__ = (
-        *("_admission", "_admitted", "_anchor_ns", "_answered_by", "_attempts", "_clock", "_dispatched"),
-        *("_held_back", "_kv", "_now", "_queued", "_slot", "_tokens", "opening"),
+        *("_admission", "_admitted", "_anchor_ns", "_answered_by", "_attempts", "_begun", "_dispatched", "_finished"),
+        *("_held_back", "_kv", "_now", "_prefill_tokens", "_prompt_tokens", "_queued", "_slot", "_tokens", "opening"),
     )
 
     def __init__(
         self, request: InferenceRequest, model: ModelInfo, *, streaming: bool, queue_depth: int, clock: Clock
     ) -> None:
-        self._clock = clock
         self._now = clock.monotonic_ns
         submitted = self._now()
         self._anchor_ns = clock.time_ns() - submitted
@@ -151,7 +153,11 @@ class EventRecorder:
         self._slot: int | None = None
         self._answered_by: ModelInfo | None = None
         self._attempts: tuple[Attempt, ...] = ()
+        self._begun: int | None = None
         self._dispatched: int | None = None
+        self._finished: int | None = None
+        self._prompt_tokens: int | None = None
+        self._prefill_tokens: int | None = None
         self._tokens: array[int] = array("q")
         self._held_back: dict[int, int] = {}
         self.opening: Opening = Opening(
@@ -162,9 +168,14 @@ class EventRecorder:
             queue_depth=queue_depth,
         )
 
-    def queued(self) -> None:
-        """Notes that the request, its prompt counted, joins the queue."""
+    def queued(self, prompt_tokens: int | None = None) -> None:
+        """Notes that the request joins the queue.
+
+        Args:
+            prompt_tokens: Tokens of its prompt, as far as the engine knows.
+        """
         self._queued = self._now()
+        self._prompt_tokens = prompt_tokens
 
     def admitted(
         self,
@@ -193,6 +204,29 @@ class EventRecorder:
     def dispatched(self) -> None:
         """Notes that the request leaves the queue for the backend; once for each try."""
         self._dispatched = self._now()
+        if self._begun is None:
+            self._begun = self._dispatched
+
+    @property
+    def served_by(self) -> ModelInfo:
+        """The model it was sent to."""
+        return self._answered_by or self.opening.model
+
+    def work(self) -> Work:
+        """What has been done for the request since it was first dispatched; other threads may ask."""
+        begun = self.opening.submitted_ns - self._anchor_ns if self._begun is None else self._begun
+        return Work(
+            begun_ns=begun,
+            dispatched_ns=begun if self._dispatched is None else self._dispatched,
+            token_ns=self._tokens,
+            prefill_tokens=self._prefill_tokens if self._finished is not None else self._expected_prefill(),
+            ended_ns=self._finished,
+        )
+
+    def _expected_prefill(self) -> int | None:
+        if self._prompt_tokens is None:
+            return None
+        return max(0, self._prompt_tokens - (self._kv.cached_estimate if self._kv else 0))
 
     def attempt_failed(self, error_type: str) -> None:
         """Notes that a try failed before its first token and that the request waits for another.
@@ -214,7 +248,13 @@ class EventRecorder:
         self._held_back[len(self._tokens) - 1] = nanoseconds
 
     def finish(
-        self, end: StreamEnd, *, text: str, reasoning: str = "", error: BaseException | None = None
+        self,
+        end: StreamEnd,
+        *,
+        text: str,
+        reasoning: str = "",
+        error: BaseException | None = None,
+        hardware: PendingUse | None = None,
     ) -> FinishedRecord:
         """Freezes what was collected; call once.
 
@@ -223,14 +263,20 @@ class EventRecorder:
             text: The answer so far.
             reasoning: The reasoning so far.
             error: What went wrong.
+            hardware: What it did to the hardware.
         """
         anchor = self._anchor_ns
+        told = end.timings.prefill_tokens
+        if told is None and end.usage.input_tokens is not None:
+            told = end.usage.input_tokens - (end.usage.cached_tokens or 0)
+        self._prefill_tokens = self._expected_prefill() if told is None else told
+        self._finished = finished = self._now()
         return FinishedRecord(
             opening=self.opening,
             dispatched_ns=None if self._dispatched is None else self._dispatched + anchor,
             token_ns=array("q", [moment + anchor for moment in self._tokens]),
             held_back_ns=self._held_back,
-            finished_ns=self._now() + anchor,
+            finished_ns=finished + anchor,
             finish_reason=end.finish_reason,
             usage=end.usage,
             timings=end.timings,
@@ -248,4 +294,5 @@ class EventRecorder:
             kv=self._kv,
             attempts=self._attempts,
             answered_by=self._answered_by,
+            hardware=hardware,
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 from llamatelemetry.backends.protocol import FinishReason
 from llamatelemetry.inference import metrics
+from llamatelemetry.inference.metering import HardwareUse
 from llamatelemetry.inference.record import FinishedRecord
 
 
@@ -34,9 +35,6 @@ class InferenceResult:
         raw: The backend's last message.
         kv_pages: KV-cache pages held.
         embeddings: One vector per text, of a request with ``input``.
-        vram_peak_mb: Highest GPU memory use while it ran, in MB.
-        vram_delta_mb: GPU memory after minus before, in MB.
-        energy_j: Energy attributed to it.
     """
 
     text: str
@@ -57,9 +55,6 @@ class InferenceResult:
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
     kv_pages: int | None = None
     embeddings: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
-    vram_peak_mb: float | None = None
-    vram_delta_mb: float | None = None
-    energy_j: float | None = None
     _record: FinishedRecord | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -68,6 +63,32 @@ class InferenceResult:
         if self._record is None:
             return ()
         return tuple(gap * 1e3 for gap in metrics.inter_token_latencies(self._record))
+
+    @property
+    def energy_j(self) -> float | None:
+        """GPU energy attributed to it, in joules; waits about one sampling period right after the request."""
+        use = self._hardware()
+        return None if use is None else use.energy_j
+
+    @property
+    def vram_peak_mb(self) -> float | None:
+        """Highest GPU memory use while it ran, in MB of 10⁶ bytes; waits as ``energy_j`` does."""
+        use = self._hardware()
+        return None if use is None else _mb(use.memory_peak_bytes)
+
+    @property
+    def vram_delta_mb(self) -> float | None:
+        """GPU memory after minus before, in MB; waits as ``energy_j`` does."""
+        use = self._hardware()
+        return None if use is None else _mb(use.memory_delta_bytes)
+
+    def _hardware(self) -> HardwareUse | None:
+        pending = None if self._record is None else self._record.hardware
+        return None if pending is None else pending.wait()
+
+
+def _mb(count: int | None) -> float | None:
+    return None if count is None else count * 1e-6
 
 
 def _ms(seconds: float | None) -> float | None:

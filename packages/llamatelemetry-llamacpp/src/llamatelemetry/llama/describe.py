@@ -59,6 +59,9 @@ def describe(
         kv_bytes_per_token=None if gguf is None else gguf.kv_bytes_per_token,
         embeddings=client.offers_embeddings(),
         sha256=sha256_of(path) if sha256 and path is not None else None,
+        pid=None if server is None else server.pid,
+        # Another machine's work is not done by the GPUs of this one.
+        gpus=None if is_loopback(client.host) else (),
     )
 
 
