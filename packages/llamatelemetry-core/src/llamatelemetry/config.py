@@ -77,6 +77,9 @@ class Settings:
         redact_keys: More attribute keys whose whole value is a secret.
         plugins: Plugins that may load; None allows all.
         disabled_plugins: Plugins that may not.
+        gpu: Whether GPUs are measured, where there are any.
+        gpu_interval_s: Seconds between two samples of a GPU.
+        gpu_idle_power_w: What a GPU draws when idle, in watts; None takes the least that is seen.
         shutdown_timeout_s: Most seconds that ``shutdown()`` may take, at interpreter exit too; the
             default leaves the interpreter half a second of the two that exit may take.
         disabled: True makes ``init()`` do nothing.
@@ -107,6 +110,9 @@ class Settings:
     redact_keys: tuple[str, ...] = ()
     plugins: tuple[str, ...] | None = None
     disabled_plugins: tuple[str, ...] = ()
+    gpu: bool = True
+    gpu_interval_s: float = 0.1
+    gpu_idle_power_w: float | None = None
     shutdown_timeout_s: float = 1.5
     disabled: bool = False
 
@@ -228,6 +234,9 @@ VARIABLES: Final[tuple[Variable, ...]] = (
     Variable("LLAMATELEMETRY_REDACT_KEYS", "redact_keys", _names),
     Variable("LLAMATELEMETRY_PLUGINS", "plugins", _names),
     Variable("LLAMATELEMETRY_DISABLED_PLUGINS", "disabled_plugins", _names),
+    Variable("LLAMATELEMETRY_GPU", "gpu", _flag),
+    Variable("LLAMATELEMETRY_GPU_INTERVAL", "gpu_interval_s", _number(0.02, 10)),
+    Variable("LLAMATELEMETRY_GPU_IDLE_POWER", "gpu_idle_power_w", _number(0, 10_000)),
     Variable("LLAMATELEMETRY_SHUTDOWN_TIMEOUT", "shutdown_timeout_s", _number(0.1, 60)),
 )
 """Every environment variable that is read, and the setting it fills."""

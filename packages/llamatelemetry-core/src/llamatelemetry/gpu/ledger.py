@@ -29,7 +29,7 @@ _LAG_NS: Final = 2_000_000_000
 """How long a window waits at most, so that prompts that are being computed in it can be weighed."""
 
 _MAX_ARRIVALS: Final = 8192
-"""Requests that may begin between two samples; past it, as when sampling hangs, the oldest is not measured."""
+"""Requests that may begin between two samples; more than that, as when sampling hangs, are not measured."""
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class GPULedger:
 
     def _reset(self) -> None:
         self._changed = threading.Condition(threading.Lock())
-        self._arrivals: deque[Account] = deque(maxlen=_MAX_ARRIVALS)
+        self._arrivals: deque[Account] = deque()
         self._accounts: list[Account] = []
         self._meters: dict[str, _DeviceMeter] = {}
         self._ticks = 0
@@ -80,7 +80,7 @@ class GPULedger:
 
     def open(self, account: Account) -> PendingUse | None:
         """Takes an account in; None where no device can be meant or nothing is measured any more."""
-        if self._stopped or account.gpus == ():
+        if self._stopped or account.gpus == () or len(self._arrivals) >= _MAX_ARRIVALS:
             return None
         self._arrivals.append(account)
         return _Pending(self, account)
