@@ -64,6 +64,8 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.semconv.facts",
         "llamatelemetry.semconv.metrics",
         "llamatelemetry.semconv.engine_metrics",
+        "llamatelemetry.semconv.gpu",
+        "llamatelemetry.semconv.hw",
         "llamatelemetry.testing.contracts",
         "llamatelemetry.testing.semconv",
     ),
@@ -73,7 +75,9 @@ SPANS = {
     "inference": "Inference span",
     "attempt_failed": "Event of a failed try",
     "phase": "Phase spans",
+    "section": "Section spans",
     "server_start": "Server start span",
+    "resource": "Resource",
 }
 
 
@@ -218,8 +222,8 @@ def telemetry_page() -> str:
     parts += ["## Metrics", table(("Metric", "Kind, unit", "Profile", "Meaning", "Attributes", "Buckets"), rows)]
     return page(
         "Telemetry",
-        "Everything that can be emitted. Durations are seconds, memory is bytes. A figure nobody measured is left "
-        "out, never sent as zero. `LLAMATELEMETRY_SEMCONV` chooses the profiles.",
+        "Everything that can be emitted. Durations are seconds, memory is bytes, energy is joules. A figure nobody "
+        "measured is left out, never sent as zero. `LLAMATELEMETRY_SEMCONV` chooses the profiles.",
         *parts,
     )
 

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
-from llamatelemetry.semconv import profiles, server_metrics
+from llamatelemetry.semconv import gpu, hw, profiles, server_metrics
 from llamatelemetry.semconv.catalogue import ALL_PROFILES, AttributeEntry, InstrumentEntry, catalogue, instruments
 
 
 def test_the_catalogue_has_every_attribute_that_any_span_can_carry():
     entries = [entry for entry in catalogue() if isinstance(entry, AttributeEntry)]
     for span, rows in (
-        ("inference", profiles.inference_rows(ALL_PROFILES)),
+        ("inference", (*profiles.inference_rows(ALL_PROFILES), *gpu.GPU)),
         ("attempt_failed", profiles.spans.ATTEMPT_FAILED),
         ("phase", profiles.phase_rows(ALL_PROFILES)),
+        ("section", gpu.GPU_SECTION),
         ("server_start", profiles.spans.SERVER_START),
+        ("resource", gpu.GPU_RESOURCE),
     ):
         assert {entry.row.name for entry in entries if entry.span == span} == {row.name for row in rows}
 
@@ -39,3 +41,8 @@ def test_an_instrument_of_the_server_says_which_sample_feeds_it():
 def test_a_total_of_the_server_is_a_counter():
     for source, row in server_metrics.PROMETHEUS_METRICS.items():
         assert source.endswith("_total") == (row.kind == "observable_counter")
+
+
+def test_the_metrics_of_gpus_are_emitted_with_any_profile():
+    profiles_of = {entry.row.name: entry.profile for entry in catalogue() if isinstance(entry, InstrumentEntry)}
+    assert {profiles_of[row.name] for row in hw.GPU_METRICS} == {None}

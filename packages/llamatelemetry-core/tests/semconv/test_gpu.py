@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from llamatelemetry.semconv.gpu import GPU, GPU_SECTION, GPUFacts, gpu_attributes, gpu_section_attributes
+from llamatelemetry.semconv.gpu import GPU_SECTION, GPUFacts, gpu_attributes, gpu_section_attributes
 
 FULL = GPUFacts(
     ids=("GPU-1", "GPU-2"),

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 from opentelemetry.semconv._incubating.metrics import gen_ai_metrics
 
-from llamatelemetry.semconv import metrics, own
+from llamatelemetry.semconv import hw, metrics, own
 from llamatelemetry.semconv.catalogue import instruments
 from llamatelemetry.semconv.measurements import request_instruments
 from llamatelemetry.semconv.metrics import model_metric_attributes
@@ -73,6 +73,9 @@ def test_no_figure_carries_an_attribute_of_unbounded_cardinality():
     bounded |= {"gen_ai.token.type", "gen_ai.token.modality"}
     of_few_values = (own.FINISH_REASON, own.LAST_PHASE, own.REJECT_REASON, own.PREFIX_SOURCE, own.KV_ESTIMATED)
     bounded |= {row.name for row in of_few_values}
+    bounded |= {
+        row.name for instrument in hw.GPU_METRICS for row in instrument.attributes
+    }  # As many as there are GPUs.
     for instrument in instruments().values():
         assert {row.name for row in instrument.attributes} <= bounded
 

@@ -16,6 +16,7 @@ from pytest_genai_semconv import GenAISpanComplianceError, assert_chat_span, ass
 from llamatelemetry.semconv import engine_metrics, server_metrics, spans
 from llamatelemetry.semconv.catalogue import ALL_PROFILES, instruments
 from llamatelemetry.semconv.facts import AttemptFacts, InferenceFacts, PhaseFacts, ServerStartFacts
+from llamatelemetry.semconv.gpu import GPUFacts, gpu_attributes, gpu_section_attributes
 from llamatelemetry.semconv.measurements import measurements, request_instruments
 from llamatelemetry.semconv.metrics import model_metric_attributes
 from llamatelemetry.semconv.profiles import (
@@ -332,6 +333,94 @@ def test_a_request_that_ended_early_has_fewer_phases(good, kept):
 def test_each_request_is_held_against_its_own_phases(emitter):
     emitter.request()
     assert violations_of_spans(emitter.request(kind=SpanKind.INTERNAL), DEFAULT) == []
+
+
+GPUS = GPUFacts(
+    ids=("GPU-1", "GPU-2"),
+    names=("Tesla T4", "Tesla T4"),
+    scope="device",
+    memory_before_bytes=1000,
+    memory_delta_bytes=-200,
+    memory_peak_bytes=1500,
+    process_memory_bytes=900,
+    utilization=1.0,
+    energy_j=12.5,
+    energy_idle_j=3.0,
+    energy_method="counter",
+    energy_uncertainty_j=0.2,
+    temperature_max_c=-4.0,
+    throttle_reasons=(),
+)
+
+
+def section(**changed):
+    """A span that a user named, which says what GPUs did in it."""
+    facts = gpu_section_attributes(dataclasses.replace(GPUS, **changed))
+    return EmittedSpan(
+        name="load the data",
+        kind="PRODUCER",
+        trace_id="1" * 32,
+        span_id="2" * 16,
+        parent_id=None,
+        start_ns=T0,
+        end_ns=T0 + 5,
+        attributes=facts | {"mine": 1},
+    )
+
+
+@pytest.mark.parametrize("profiles", [DEFAULT, *((profile,) for profile in ALL_PROFILES)])
+def test_what_gpus_did_is_allowed_on_a_request_of_any_profile(emitter, profiles):
+    spans_ = [span_from_sdk(span) for span in emitter.request(profiles=profiles)]
+    assert violations_of_spans(changed(spans_, 3, attributes=gpu_attributes(GPUS)), profiles) == []
+
+
+def test_what_gpus_did_is_allowed_on_any_span_that_a_user_names(good):
+    assert violations_of_spans([*good, section()], DEFAULT) == []
+
+
+def test_a_section_says_no_more_of_ours_than_gpus_do():
+    bad = dataclasses.replace(section(), attributes={**section().attributes, "llamatelemetry.slot.id": 1})
+    assert violations_of_spans([bad], DEFAULT) == [
+        "span 'load the data' (2222222222222222): llamatelemetry.slot.id is on a span that no table describes"
+    ]
+
+
+def test_idle_energy_on_a_request_is_named(good):
+    broken = changed(good, 3, attributes=gpu_section_attributes(GPUS))
+    assert [line.partition(": ")[2] for line in violations_of_spans(broken, DEFAULT)] == [
+        "no table of these profiles has llamatelemetry.gpu.energy.idle"
+    ]
+
+
+def test_what_gpus_did_on_a_phase_is_named(good):
+    broken = changed(good, 2, attributes=gpu_attributes(GPUFacts(ids=("GPU-1",))))
+    assert [line.partition(": ")[2] for line in violations_of_spans(broken, DEFAULT)] == [
+        "no table of these profiles has llamatelemetry.gpu.ids"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"ids": None}, "llamatelemetry.gpu.ids is required and missing"),
+        ({"names": ("Tesla T4",)}, "1 names are given to 2 GPUs"),
+        ({"utilization": 37.0}, "llamatelemetry.gpu.utilization=37.0 is no amount of 1"),
+        ({"energy_j": -0.1}, "llamatelemetry.gpu.energy=-0.1 is no amount of J"),
+        ({"temperature_max_c": float("nan")}, "llamatelemetry.gpu.temperature.max=nan is no amount of Cel"),
+        ({"memory_peak_bytes": 999}, "peak GPU memory is 999, and 1000 was in use"),
+        ({"memory_delta_bytes": 501}, "peak GPU memory is 1500, and 1501 was in use"),
+        ({"memory_peak_bytes": 1500.5}, "llamatelemetry.gpu.memory.peak=1500.5 is not of type int"),
+        ({"energy_method": None}, "energy comes without its method"),
+    ],
+)
+def test_a_figure_of_gpus_that_cannot_be_true_is_named(good, facts, words):
+    broken = changed(good, 3, attributes=gpu_attributes(dataclasses.replace(GPUS, **facts)))
+    for spans_ in (broken, [section(**facts)]):
+        assert [line.partition(": ")[2] for line in violations_of_spans(spans_, DEFAULT)] == [words]
+
+
+def test_a_gpu_that_told_nothing_but_its_name_passes(good):
+    assert violations_of_spans(changed(good, 3, attributes=gpu_attributes(GPUFacts(ids=("GPU-1",)))), DEFAULT) == []
 
 
 def test_a_servers_start_is_checked(emitter):

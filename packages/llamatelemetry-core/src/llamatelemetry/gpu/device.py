@@ -69,6 +69,11 @@ class GPUDevice:
     parent_uuid: str | None = None
     mig_enabled: bool | None = None
 
+    @property
+    def label(self) -> str:
+        """A short name for people, as ``nvidia-smi`` counts: ``GPU 0``; MIG instances of one GPU share it."""
+        return f"GPU {self.index}" if self.parent_uuid is None else f"GPU {self.index} MIG"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FastReading:

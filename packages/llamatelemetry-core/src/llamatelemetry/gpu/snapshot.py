@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 from llamatelemetry.gpu.device import FastReading, GPUDevice, RareReading, SlowReading
+
+if TYPE_CHECKING:  # Names of OpenTelemetry's, which reading a GPU does without.
+    from llamatelemetry.semconv.hw import State
+
+DEGRADING: Final = frozenset({"hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"})
+"""Throttle reasons that say that something is wrong. Being held at the power limit is how GPUs work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,3 +69,16 @@ class GPUSnapshot:
     slow: SlowReading = field(default_factory=SlowReading)
     rare: RareReading = field(default_factory=RareReading)
     energy_j: float | None = None
+
+    @property
+    def memory_utilization(self) -> float | None:
+        """Share of the memory that is in use, 0 to 1; None where use or size is not told."""
+        used, total = self.fast.memory_used_bytes, self.device.memory_total_bytes
+        return used / total if used is not None and total else None
+
+    @property
+    def state(self) -> State:
+        """``failed`` while it is lost, ``degraded`` while a reason of :data:`DEGRADING` holds, else ``ok``."""
+        if self.lost:
+            return "failed"
+        return "ok" if DEGRADING.isdisjoint(self.slow.throttle_reasons or ()) else "degraded"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from llamatelemetry.semconv import engine_metrics, metrics, profiles, server_metrics, spans
+from llamatelemetry.semconv import engine_metrics, gpu, hw, metrics, profiles, server_metrics, spans
 from llamatelemetry.semconv.attributes import Attribute
 from llamatelemetry.semconv.metrics import Instrument
 from llamatelemetry.semconv.profiles import Profile
@@ -17,15 +17,15 @@ ALL_PROFILES: tuple[Profile, ...] = tuple(profiles.PROFILES)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttributeEntry:
-    """A row of the catalogue's spans and of the events on them.
+    """A row of the catalogue's spans, of the events on them and of the resource.
 
     Attributes:
-        span: Which span, or event on one, carries it.
+        span: Which span, or event on one, carries it; or the resource.
         profile: The profile it belongs to; None where it is emitted with any.
         row: What the table says.
     """
 
-    span: Literal["inference", "attempt_failed", "phase", "server_start"]
+    span: Literal["inference", "attempt_failed", "phase", "section", "server_start", "resource"]
     profile: Profile | None
     row: Attribute
 
@@ -49,12 +49,14 @@ def catalogue() -> Iterator[AttributeEntry | InstrumentEntry]:
     """Yields every attribute and every instrument, with its profile, in the order of the tables."""
     for profile, rows in profiles.PROFILES.items():
         yield from (AttributeEntry(span="inference", profile=profile, row=row) for row in rows)
-    yield from (AttributeEntry(span="inference", profile=None, row=row) for row in profiles.ALWAYS)
+    yield from (AttributeEntry(span="inference", profile=None, row=row) for row in (*profiles.ALWAYS, *gpu.GPU))
     yield from (AttributeEntry(span="attempt_failed", profile=None, row=row) for row in spans.ATTEMPT_FAILED)
     for profile, rows in profiles.PHASE_PROFILES.items():
         yield from (AttributeEntry(span="phase", profile=profile, row=row) for row in rows)
     yield from (AttributeEntry(span="phase", profile=None, row=row) for row in profiles.phase_rows(()))
+    yield from (AttributeEntry(span="section", profile=None, row=row) for row in gpu.GPU_SECTION)
     yield from (AttributeEntry(span="server_start", profile=None, row=row) for row in spans.SERVER_START)
+    yield from (AttributeEntry(span="resource", profile=None, row=row) for row in gpu.GPU_RESOURCE)
     yield from _instruments()
 
 
@@ -73,6 +75,7 @@ def _instruments() -> Iterator[InstrumentEntry]:
         for row in dict.fromkeys(fact.instrument for fact in measured):
             yield InstrumentEntry(profile=profile, row=row)
     yield from (InstrumentEntry(profile=None, row=row) for row in engine_metrics.ENGINE)
+    yield from (InstrumentEntry(profile=None, row=row) for row in hw.GPU_METRICS)
     for source, row in server_metrics.PROMETHEUS_METRICS.items():
         yield InstrumentEntry(profile=None, row=row, source=f"llamacpp:{source}")
     for row in (server_metrics.SLOTS_BUSY, server_metrics.SLOTS_LIMIT):

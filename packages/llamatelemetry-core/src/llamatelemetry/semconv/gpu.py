@@ -13,7 +13,7 @@ from llamatelemetry.semconv.attributes import Attribute
 from llamatelemetry.semconv.profiles import mapping_of
 
 GPUScope = Literal["process", "device"]
-"""Whose work energy and utilization are of: the processes that serve, or everything on the device."""
+"""Whose energy and utilization a figure is: of the processes that serve, or of everything on the device."""
 
 _IDS: Final = Attribute(
     "llamatelemetry.gpu.ids", "string[]", "ids", "UUIDs of the GPUs that it ran on.", requirement="required"
@@ -35,7 +35,7 @@ class GPUFacts:
         utilization: Mean share of the time in which a kernel ran, 0 to 1, over the GPUs.
         energy_j: Energy above idle that is attributed to it, in joules.
         energy_idle_j: Energy that the GPUs would have taken idle; of a section, never of a request.
-        energy_method: Where the energy comes from: ``counter``, ``power`` or ``approximation``.
+        energy_method: Where the energy comes from: ``counter``, ``counter_interpolated`` or ``power``.
         energy_uncertainty_j: How far ``energy_j`` may be off either way, in joules.
         temperature_max_c: Highest temperature of any of them.
         throttle_reasons: Why clocks were held down at any time in between; empty for never.
@@ -113,7 +113,7 @@ GPU: Final = (
         "llamatelemetry.gpu.energy.method",
         "string",
         "energy_method",
-        "Where the energy comes from: counter, power (integrated) or approximation.",
+        "Where the energy comes from: counter, counter_interpolated or power, which is added up.",
     ),
     Attribute(
         "llamatelemetry.gpu.energy.uncertainty",
@@ -151,8 +151,51 @@ GPU_SECTION: Final = (
 )
 """On the span of a section of a user's code; requests share the idle energy, a section has it for itself."""
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GPUResourceFacts:
+    """The GPUs that a process sees.
+
+    Attributes:
+        count: How many; 0 for a driver that shows none, None where none could be asked.
+        names: Their names, in CUDA's order.
+        uuids: Their UUIDs, in the same order.
+        memory_total_bytes: Memory of all of them together.
+        driver_version: For example ``550.54.15``.
+        cuda_version: Highest CUDA version that the driver runs.
+    """
+
+    count: int | None = None
+    names: tuple[str, ...] | None = None
+    uuids: tuple[str, ...] | None = None
+    memory_total_bytes: int | None = None
+    driver_version: str | None = None
+    cuda_version: str | None = None
+
+
+GPU_RESOURCE: Final = (
+    Attribute("llamatelemetry.gpu.count", "int", "count", "GPUs that the process sees.", unit="{gpu}"),
+    Attribute("llamatelemetry.gpu.names", "string[]", "names", "Their names, in CUDA's order."),
+    Attribute("llamatelemetry.gpu.uuids", "string[]", "uuids", "Their UUIDs, in the same order."),
+    Attribute(
+        "llamatelemetry.gpu.memory.total",
+        "int",
+        "memory_total_bytes",
+        "Memory of all of them together.",
+        unit="By",
+    ),
+    Attribute("llamatelemetry.gpu.driver_version", "string", "driver_version", "Version of the driver."),
+    Attribute(
+        "llamatelemetry.gpu.cuda_version", "string", "cuda_version", "Highest CUDA version that the driver runs."
+    ),
+)
+"""On the resource."""
+
 gpu_attributes: Final = mapping_of(GPU)
 """From :class:`GPUFacts` to the attributes of an inference span."""
 
 gpu_section_attributes: Final = mapping_of(GPU_SECTION)
 """From :class:`GPUFacts` to the attributes of a section's span."""
+
+gpu_resource_attributes: Final = mapping_of(GPU_RESOURCE)
+"""From :class:`GPUResourceFacts` to the attributes of the resource."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from llamatelemetry.semconv import gen_ai, profiles, spans
+from llamatelemetry.semconv import gen_ai, gpu, profiles, spans
 from llamatelemetry.semconv.attributes import IF_FAILED, Attribute, Task, task_of
 from llamatelemetry.semconv.catalogue import instruments
 from llamatelemetry.semconv.metrics import Instrument
@@ -60,8 +60,8 @@ _SHAPES: Final[Mapping[str, MetricShape]] = {
 def violations_of_spans(emitted: Iterable[Any], profiles_used: Iterable[Profile]) -> list[str]:
     """What the tables do not allow in these spans; empty when all is well.
 
-    Every inference span must come with the phase spans that tile it. Spans that are none of ours are
-    passed over unless they use our names.
+    Every inference span must come with the phase spans that tile it. A span of any name may carry what
+    GPUs did in it. Spans that are none of ours are passed over unless they use our names.
 
     Args:
         emitted: Finished SDK spans, or :class:`EmittedSpan`.
@@ -85,10 +85,14 @@ def violations_of_spans(emitted: Iterable[Any], profiles_used: Iterable[Profile]
         elif span.name == spans.SERVER_START_SPAN:
             found += _span_violations(span, spans.SERVER_START, kinds=("INTERNAL",))
         else:
+            rows = _gpu_rows(span, gpu.GPU_SECTION)
+            known = {row.name for row in rows}
+            found += _attribute_violations(_title(span), span.attributes, rows)
+            found += _gpu_violations(span)
             found += [
                 f"{_title(span)}: {name} is on a span that no table describes"
                 for name in span.attributes
-                if name.startswith(RESERVED)
+                if name.startswith(RESERVED) and name not in known
             ]
     for key, parent_span in inference.items():
         found += _tiling_violations(parent_span, phases[key])
@@ -136,7 +140,8 @@ def _title(span: EmittedSpan) -> str:
 
 
 def _inference_violations(span: EmittedSpan, rows: Sequence[Attribute]) -> list[str]:
-    found = _span_violations(span, rows, kinds=("CLIENT", "INTERNAL"))
+    found = _span_violations(span, (*rows, *_gpu_rows(span, gpu.GPU)), kinds=("CLIENT", "INTERNAL"))
+    found += _gpu_violations(span)
     values = {row.field: span.attributes[row.name] for row in rows if row.name in span.attributes}
     failed = sum(event.name == spans.ATTEMPT_FAILED_EVENT for event in span.events)
     if values.get("attempts", failed) not in {failed, failed + 1}:
@@ -155,6 +160,27 @@ def _task_of(span: EmittedSpan) -> Task:
         return "embeddings"
     operations = (span.attributes.get(name) for name in (gen_ai.OPERATION_NAME.name, "llm.request.type"))
     return task_of(next((operation for operation in operations if operation is not None), ""))
+
+
+def _gpu_rows(span: EmittedSpan, rows: Sequence[Attribute]) -> Sequence[Attribute]:
+    """The rows, if the span has any of them: what is required of GPUs is not required of spans without."""
+    return rows if any(row.name in span.attributes for row in rows) else ()
+
+
+def _gpu_violations(span: EmittedSpan) -> list[str]:
+    """Figures of GPUs that cannot be true of the same span."""
+    values = {row.field: span.attributes.get(row.name) for row in gpu.GPU_SECTION}
+    found = []
+    ids, names = values["ids"], values["names"]
+    if ids is not None and names is not None and len(ids) != len(names):
+        found.append(f"{_title(span)}: {len(names)} names are given to {len(ids)} GPUs")
+    peak, before, delta = (values[f"memory_{name}_bytes"] for name in ("peak", "before", "delta"))
+    least = None if before is None else max(before, before + (delta or 0))
+    if peak is not None and least is not None and peak < least:
+        found.append(f"{_title(span)}: peak GPU memory is {peak}, and {least} was in use")
+    if values["energy_j"] is not None and values["energy_method"] is None:
+        found.append(f"{_title(span)}: energy comes without its method")
+    return found
 
 
 def _event_violations(span: EmittedSpan) -> list[str]:
@@ -207,11 +233,12 @@ def _attribute_violations(title: str, attributes: Mapping[str, Any], rows: Seque
                 found.append(f"{title}: {row.name} is required and missing")
             continue
         value = attributes[row.name]
+        most = 1 if row.unit == "1" else math.inf  # What has no unit of its own is a share of a whole.
         if not _is_of_type(value, row):
             found.append(f"{title}: {row.name}={value!r} is not of type {row.type}")
         elif row.only_true and value is not True:
             found.append(f"{title}: {row.name} is sent only when true")
-        elif row.unit and not (value >= 0 and math.isfinite(value)):
+        elif row.unit and not (math.isfinite(value) and (row.signed or 0 <= value <= most)):
             found.append(f"{title}: {row.name}={value!r} is no amount of {row.unit}")
     if gen_ai.SERVER_ADDRESS.name in attributes and gen_ai.SERVER_PORT.name not in attributes:
         found.append(f"{title}: {gen_ai.SERVER_ADDRESS.name} comes without {gen_ai.SERVER_PORT.name}")
