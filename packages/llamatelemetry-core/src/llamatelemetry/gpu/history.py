@@ -47,13 +47,6 @@ class History:
             records = self._copy(max(0, kept - 1), kept)
         return self._samples(records)[0] if records else None
 
-    def before(self, monotonic_ns: int) -> Sample | None:
-        """The newest sample taken at that moment or earlier; None where none is kept."""
-        with self._lock:
-            end = bisect_right(range(len(self)), monotonic_ns, key=self._time)
-            records = self._copy(max(0, end - 1), end)
-        return self._samples(records)[0] if records else None
-
     def between(self, start_ns: int, end_ns: int) -> Sequence[Sample]:
         """The samples taken from ``start_ns`` to ``end_ns``, both included, oldest first."""
         with self._lock:
