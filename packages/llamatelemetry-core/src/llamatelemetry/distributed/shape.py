@@ -50,6 +50,8 @@ class ModelShape:
         parameters: Number of weights.
         quantization: For example ``Q4_K_M`` or ``bfloat16``.
         feed_forward_length: Width of the feed-forward layers, the largest.
+        weights_estimated: True where no weights were there to measure, and their bytes and number are
+            worked out from the other sizes.
     """
 
     name: str
@@ -67,6 +69,7 @@ class ModelShape:
     parameters: int | None = None
     quantization: str | None = None
     feed_forward_length: int | None = None
+    weights_estimated: bool = False
 
     @property
     def weights_bytes(self) -> int:
