@@ -53,6 +53,8 @@ class GPUDevice:
         name: For example ``Tesla T4``.
         compute_capability: Major and minor, such as ``(7, 5)``.
         memory_total_bytes: Memory there is.
+        memory_reserved_bytes: Memory of it that the driver keeps for itself. It is not in
+            ``memory_used_bytes``, except where this is None: old drivers count it as used.
         pci_bus_id: For example ``00000000:00:04.0``.
         power_limit_w: Power limit enforced at the moment of reading, in watts.
         parent_uuid: The GPU that a MIG instance is a part of; None for a whole GPU.
@@ -64,6 +66,7 @@ class GPUDevice:
     name: str
     compute_capability: tuple[int, int] | None = None
     memory_total_bytes: int | None = None
+    memory_reserved_bytes: int | None = None
     pci_bus_id: str | None = None
     power_limit_w: float | None = None
     parent_uuid: str | None = None
@@ -80,7 +83,7 @@ class FastReading:
     """What is read ten times a second.
 
     Attributes:
-        memory_used_bytes: Memory in use, by whatever process.
+        memory_used_bytes: Memory in use, by whatever process, without what the driver reserves for itself.
         utilization: Share of the driver's last measuring period in which a kernel ran, 0 to 1.
         memory_controller_utilization: Share of it in which memory was read or written, 0 to 1.
         power_w: Power drawn, in watts: of the instant where there is such a field, else the driver's average.

@@ -1,0 +1,117 @@
+"""What NVML counts in its own way: field values, bytes over NVLinks, Xid events."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Final
+
+from llamatelemetry.gpu.nvml_questions import Code, Way, code_of
+
+_NVLINK_COUNT: Final = 91
+_NVLINK_DATA_KIB: Final = (138, 139)
+"""Field ids of what a link sent and received, in KiB: up to Hopper."""
+_NVLINK_BYTES: Final = (202, 204)
+"""The same in bytes: from Blackwell on."""
+_BYTES_PER_KIB: Final = 1024
+_XID: Final = 0x8
+_EVENTS_PER_POLL: Final = 256
+"""Events taken at once: a device that fails faster than this is not counted for ever in one call."""
+
+_MEMBERS: Final = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
+"""Members of nvmlValue_t, in the order of nvmlValueType_t."""
+
+
+def field(binding: Any, handle: Any, field_id: int) -> Any:
+    """The value of one of NVML's fields.
+
+    Raises:
+        NVMLError: Of the call, or of the field in an answer that is else good.
+    """
+    return _value(binding, binding.nvmlDeviceGetFieldValues(handle, [field_id])[0])
+
+
+def _value(binding: Any, answer: Any) -> Any:
+    if answer.nvmlReturn != Code.SUCCESS:
+        raise binding.NVMLError(answer.nvmlReturn)
+    return getattr(answer.value, _MEMBERS[answer.valueType])
+
+
+class NvlinkCounters:
+    """Bytes over all NVLinks of a device."""
+
+    def __init__(self, binding: Any, handle: Any) -> None:
+        self._binding = binding
+        self._handle = handle
+        self._links: int | None = None
+
+    def ways(self) -> tuple[Way, ...]:
+        """Ways to ask for (sent, received)."""
+        return (
+            ("nvmlDeviceGetFieldValues", lambda: self._total(_NVLINK_DATA_KIB, _BYTES_PER_KIB)),
+            ("nvmlDeviceGetFieldValues", lambda: self._total(_NVLINK_BYTES, 1)),
+        )
+
+    def _total(self, fields: tuple[int, int], unit_bytes: int) -> tuple[int, int]:
+        if self._links is None:
+            self._links = field(self._binding, self._handle, _NVLINK_COUNT)
+        if not self._links:
+            raise self._binding.NVMLError(Code.NOT_SUPPORTED)
+        asked = [(field_id, link) for field_id in fields for link in range(self._links)]
+        answers = self._binding.nvmlDeviceGetFieldValues(self._handle, asked)
+        # A link that is down has no counter, and the others count all the same.
+        up = [answer for answer in answers if answer.nvmlReturn == Code.SUCCESS]
+        if not up:
+            raise self._binding.NVMLError(answers[0].nvmlReturn)
+        sent, received = (
+            sum(_value(self._binding, answer) for answer in up if answer.fieldId == field_id) * unit_bytes
+            for field_id in fields
+        )
+        return sent, received
+
+
+class XidCounter:
+    """Counts a device's Xid events, which is how the driver reports errors, from its first poll on.
+
+    Attributes:
+        total: Events counted.
+    """
+
+    def __init__(self, binding: Any, handle: Any, total: int) -> None:
+        self.total = total
+        self._binding = binding
+        self._handle = handle
+        self._events: Any = None
+
+    def count(self) -> int:
+        """Takes the events that wait, and returns how many there were in all.
+
+        Raises:
+            NVMLError: The device tells no events.
+        """
+        if self._events is None:
+            events = self._binding.nvmlEventSetCreate()
+            try:
+                self._binding.nvmlDeviceRegisterEvents(self._handle, _XID, events)
+            except Exception:
+                self._free(events)
+                raise
+            self._events = events
+        for _ in range(_EVENTS_PER_POLL):
+            try:
+                self._binding.nvmlEventSetWait_v2(self._events, 0)
+            except self._binding.NVMLError as error:
+                if code_of(error) != Code.TIMEOUT:  # Which is how "nothing waits" is said.
+                    raise
+                break
+            self.total += 1
+        return self.total
+
+    def close(self) -> None:
+        """Lets go of the event set."""
+        if self._events is not None:
+            self._free(self._events)
+            self._events = None
+
+    def _free(self, events: Any) -> None:
+        with contextlib.suppress(Exception):
+            self._binding.nvmlEventSetFree(events)
