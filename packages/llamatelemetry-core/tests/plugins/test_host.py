@@ -161,11 +161,12 @@ def test_an_enricher_that_cannot_be_made_is_left_out_and_reported(shelf: Any) ->
 
 def test_settings_and_resource_pass_through_every_plugin_and_around_broken_ones(shelf: Any) -> None:
     answers = {
-        "a": ("replace(settings, service_name='a')", "{'place': 'a', 'a': 1}"),
+        "a": ("replace(settings, service_name='a')", "{'place': 'a', 'a': 1, 'gpus': ('x', 'y'), 'tags': ['z']}"),
         "b": ("1 / 0", "1 / 0"),
         "c": ("'not settings'", "{'c': object()}"),
         "d": ("replace(settings, semconv=('gen_ai',))", "{'place': 'd'}"),
         "e": ("None", "None"),
+        "f": ("None", "{'f': ['x', 1]}"),
     }
     for name, (settings, resource) in answers.items():
         shelf.plant(
@@ -194,7 +195,7 @@ def test_settings_and_resource_pass_through_every_plugin_and_around_broken_ones(
         """
     )
     assert configured == ["a", ["gen_ai"]]
-    assert resource == {"place": "d", "a": 1}
+    assert resource == {"place": "d", "a": 1, "gpus": ["x", "y"], "tags": ["z"]}
     assert reports["a"] is reports["d"] is reports["e"] is None
     assert reports["b"].splitlines() == [
         "hook configure raised ZeroDivisionError: division by zero",
@@ -202,8 +203,9 @@ def test_settings_and_resource_pass_through_every_plugin_and_around_broken_ones(
     ]
     assert reports["c"].splitlines() == [
         "hook configure must return Settings or None, not str",
-        "hook detect_resource must return names to text, numbers or booleans",
+        "hook detect_resource must return names to text, numbers, booleans or lists of text",
     ]
+    assert reports["f"] == reports["c"].splitlines()[1]
 
 
 def test_a_broken_check_is_what_doctor_finds(shelf: Any) -> None:

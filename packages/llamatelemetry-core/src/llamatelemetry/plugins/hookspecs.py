@@ -34,7 +34,7 @@ hookspec: Final = pluggy.HookspecMarker(PROJECT)
 hookimpl: Final = pluggy.HookimplMarker(PROJECT)
 """Marks a function of a plugin as the implementation of the hook of the same name."""
 
-ResourceValue = str | bool | int | float
+ResourceValue = str | bool | int | float | list[str] | tuple[str, ...]
 """What a resource attribute can hold."""
 
 

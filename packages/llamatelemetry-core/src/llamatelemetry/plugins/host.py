@@ -93,7 +93,7 @@ class Plugins:
                 if _is_resource(answer):
                     attributes.update(answer)
                 else:
-                    plugin.fail("hook detect_resource must return names to text, numbers or booleans")
+                    plugin.fail("hook detect_resource must return names to text, numbers, booleans or lists of text")
         return attributes
 
     def configure(self, settings: Settings) -> Settings:
@@ -203,5 +203,10 @@ def _lists_of_environment() -> Settings:
 
 def _is_resource(answer: object) -> bool:
     return isinstance(answer, Mapping) and all(
-        isinstance(name, str) and isinstance(value, str | bool | int | float) for name, value in answer.items()
+        isinstance(name, str) and (isinstance(value, str | bool | int | float) or _is_texts(value))
+        for name, value in answer.items()
     )
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
