@@ -45,13 +45,17 @@ class ModelShape:
         tied_output: True where the token embeddings are the output matrix too.
         embedding_length: Width of the hidden state.
         vocabulary_size: Tokens there are.
-        head_count: Attention heads; the most that any layer has.
+        head_count: Attention heads; the most that any layer has; 0 where none has any.
         context_length: Tokens it was trained for.
         parameters: Number of weights.
         quantization: For example ``Q4_K_M`` or ``bfloat16``.
-        feed_forward_length: Width of the feed-forward layers, the largest.
+        feed_forward_length: Width of the feed-forward layers, the largest; of a mixture of experts, of all
+            those together that one token uses.
+        attention_length: Width of the queries, the largest: heads times the numbers in each.
+        experts_used: Experts that one token uses; 1 where there are none to choose from.
         weights_estimated: True where no weights were there to measure, and their bytes and number are
             worked out from the other sizes.
+        assumptions: What was assumed because the file does not say it, one sentence each.
     """
 
     name: str
@@ -69,7 +73,10 @@ class ModelShape:
     parameters: int | None = None
     quantization: str | None = None
     feed_forward_length: int | None = None
+    attention_length: int | None = None
+    experts_used: int = 1
     weights_estimated: bool = False
+    assumptions: tuple[str, ...] = ()
 
     @property
     def weights_bytes(self) -> int:
