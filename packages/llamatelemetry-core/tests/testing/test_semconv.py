@@ -402,7 +402,7 @@ def test_what_gpus_did_on_a_phase_is_named(good):
 @pytest.mark.parametrize(
     ("facts", "words"),
     [
-        ({"ids": None}, "llamatelemetry.gpu.ids is required and missing"),
+        ({"ids": None}, "does not say which GPUs its figures are of"),
         ({"names": ("Tesla T4",)}, "1 names are given to 2 GPUs"),
         ({"utilization": 37.0}, "llamatelemetry.gpu.utilization=37.0 is no amount of 1"),
         ({"energy_j": -0.1}, "llamatelemetry.gpu.energy=-0.1 is no amount of J"),

@@ -16,7 +16,12 @@ GPUScope = Literal["process", "device"]
 """Whose energy and utilization a figure is: of the processes that serve, or of everything on the device."""
 
 _IDS: Final = Attribute(
-    "llamatelemetry.gpu.ids", "string[]", "ids", "UUIDs of the GPUs that it ran on.", requirement="required"
+    "llamatelemetry.gpu.ids",
+    "string[]",
+    "ids",
+    "UUIDs of the GPUs that it ran on.",
+    requirement="conditionally_required",
+    condition="if GPUs are read",
 )
 
 

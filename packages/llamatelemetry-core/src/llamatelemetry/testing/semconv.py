@@ -85,9 +85,8 @@ def violations_of_spans(emitted: Iterable[Any], profiles_used: Iterable[Profile]
         elif span.name == spans.SERVER_START_SPAN:
             found += _span_violations(span, spans.SERVER_START, kinds=("INTERNAL",))
         else:
-            rows = _gpu_rows(span, gpu.GPU_SECTION)
-            known = {row.name for row in rows}
-            found += _attribute_violations(_title(span), span.attributes, rows)
+            known = {row.name for row in gpu.GPU_SECTION}
+            found += _attribute_violations(_title(span), span.attributes, gpu.GPU_SECTION)
             found += _gpu_violations(span)
             found += [
                 f"{_title(span)}: {name} is on a span that no table describes"
@@ -140,7 +139,7 @@ def _title(span: EmittedSpan) -> str:
 
 
 def _inference_violations(span: EmittedSpan, rows: Sequence[Attribute]) -> list[str]:
-    found = _span_violations(span, (*rows, *_gpu_rows(span, gpu.GPU)), kinds=("CLIENT", "INTERNAL"))
+    found = _span_violations(span, (*rows, *gpu.GPU), kinds=("CLIENT", "INTERNAL"))
     found += _gpu_violations(span)
     values = {row.field: span.attributes[row.name] for row in rows if row.name in span.attributes}
     failed = sum(event.name == spans.ATTEMPT_FAILED_EVENT for event in span.events)
@@ -162,17 +161,16 @@ def _task_of(span: EmittedSpan) -> Task:
     return task_of(next((operation for operation in operations if operation is not None), ""))
 
 
-def _gpu_rows(span: EmittedSpan, rows: Sequence[Attribute]) -> Sequence[Attribute]:
-    """The rows, if the span has any of them: what is required of GPUs is not required of spans without."""
-    return rows if any(row.name in span.attributes for row in rows) else ()
-
-
 def _gpu_violations(span: EmittedSpan) -> list[str]:
     """Figures of GPUs that cannot be true of the same span."""
     values = {row.field: span.attributes.get(row.name) for row in gpu.GPU_SECTION}
+    if all(value is None for value in values.values()):
+        return []
     found = []
     ids, names = values["ids"], values["names"]
-    if ids is not None and names is not None and len(ids) != len(names):
+    if ids is None:
+        found.append(f"{_title(span)}: does not say which GPUs its figures are of")
+    elif names is not None and len(ids) != len(names):
         found.append(f"{_title(span)}: {len(names)} names are given to {len(ids)} GPUs")
     peak, before, delta = (values[f"memory_{name}_bytes"] for name in ("peak", "before", "delta"))
     least = None if before is None else max(before, before + (delta or 0))
