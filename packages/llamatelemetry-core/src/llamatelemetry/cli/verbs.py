@@ -10,6 +10,7 @@ _BUILT_IN: Final = (
     ("doctor", "llamatelemetry.cli.doctor:doctor", "Say what is installed, what would be used and what is wrong."),
     ("plugins", "llamatelemetry.cli.plugins:plugins", "List the installed plugins and what became of them."),
     ("replay", "llamatelemetry.cli.replay:replay", "Send telemetry files to an OTLP/HTTP endpoint."),
+    ("topo", "llamatelemetry.cli.topo:topo", "Show how the GPUs are linked to each other, to CPUs and to memory."),
 )
 
 
