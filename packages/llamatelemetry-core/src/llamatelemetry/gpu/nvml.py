@@ -12,7 +12,7 @@ import importlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 from llamatelemetry.gpu.device import (
     DriverState,
@@ -26,54 +26,15 @@ from llamatelemetry.gpu.nvml_devices import FoundDevice, FoundGPU, Versions, dri
 from llamatelemetry.gpu.nvml_driver import all_hidden, explain, look_around, lost, no_device, ready
 from llamatelemetry.gpu.nvml_figures import DeviceFigures
 from llamatelemetry.gpu.nvml_questions import DeviceLostError
+from llamatelemetry.gpu.reader import GPUReader
 from llamatelemetry.gpu.visible import VISIBLE_VARIABLE, visible_uuids
+
+__all__ = ["GPUReader", "Nvml"]
 
 _Reading = TypeVar("_Reading", FastReading, SlowReading, RareReading)
 
 _CLOSED: Final = DriverStatus(state=DriverState.FAILED, message="NVML is not open", fix="call open()")
 _NO_FAST, _NO_SLOW, _NO_RARE = FastReading(), SlowReading(), RareReading()
-
-
-class GPUReader(Protocol):
-    """What reads GPUs; :class:`Nvml` does, and whatever stands in for it. Nothing here raises."""
-
-    @property
-    def status(self) -> DriverStatus:
-        """What became of the latest ``open()``."""
-        ...
-
-    @property
-    def devices(self) -> tuple[GPUDevice, ...]:
-        """The devices that can be read."""
-        ...
-
-    def open(self) -> DriverStatus:
-        """Makes devices readable, anew if it was open."""
-        ...
-
-    def close(self) -> None:
-        """Lets go of all devices."""
-        ...
-
-    def fast(self, device: GPUDevice) -> FastReading:
-        """What costs microseconds."""
-        ...
-
-    def slow(self, device: GPUDevice) -> SlowReading:
-        """What costs more, or changes slowly."""
-        ...
-
-    def rare(self, device: GPUDevice) -> RareReading:
-        """What costs milliseconds."""
-        ...
-
-    def is_lost(self, device: GPUDevice) -> bool:
-        """Whether the device stopped to answer."""
-        ...
-
-    def absences(self, device: GPUDevice) -> Mapping[str, str]:
-        """Figures that are None, and why."""
-        ...
 
 
 class Nvml:

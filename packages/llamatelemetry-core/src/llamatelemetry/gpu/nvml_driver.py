@@ -12,6 +12,9 @@ from llamatelemetry.gpu.device import DriverState, DriverStatus
 from llamatelemetry.gpu.nvml_questions import Code, Verdict, code_of, judge
 from llamatelemetry.gpu.visible import VISIBLE_VARIABLE
 
+NOTHING_HERE: Final = "no NVIDIA driver is here, so no GPU is read"
+"""The message where nothing says that there should be one: nothing is wrong then."""
+
 _LIBRARY: Final = "libnvidia-ml.so.1"
 _LIBRARY_FOLDERS: Final = ("usr/local/nvidia/lib64", "usr/lib/wsl/lib")
 """Where Kaggle and other Kubernetes nodes, and WSL, put the driver's libraries, off the linker's path."""
@@ -147,8 +150,8 @@ def _no_library(around: Surroundings) -> DriverStatus:
         )
     return DriverStatus(
         state=DriverState.NO_DRIVER,
-        message="no NVIDIA driver is here, so no GPU is read",
-        fix=_give_gpu(around, "if there is an NVIDIA GPU, install its driver; else nothing"),
+        message=NOTHING_HERE,
+        fix=_give_gpu(around, "install the driver, if there is an NVIDIA GPU"),
     )
 
 
