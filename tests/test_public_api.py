@@ -25,6 +25,7 @@ PUBLIC = {
     "SchedulerConfig",
     "Settings",
     "flush",
+    "gpu_section",
     "init",
     "instrument_llamacpp",
     "shutdown",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llamatelemetry.backends.request import SamplingParams as SamplingParams
     from llamatelemetry.config import Settings as Settings
     from llamatelemetry.errors import LlamatelemetryError as LlamatelemetryError
+    from llamatelemetry.gpu.section import gpu_section as gpu_section
     from llamatelemetry.inference.engine import InferenceEngine as InferenceEngine
     from llamatelemetry.inference.live import EngineStats as EngineStats
     from llamatelemetry.inference.policy import SchedulerConfig as SchedulerConfig
@@ -41,6 +42,7 @@ else:
         "SchedulerConfig": "inference.policy",
         "Settings": "config",
         "flush": "sdk",
+        "gpu_section": "gpu.section",
         "init": "sdk",
         "instrument_llamacpp": "sdk",
         "shutdown": "sdk",

@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ from llamatelemetry.config import (
     Settings,
     resolve_settings,
 )
+from llamatelemetry.gpu.energy import WorkWeights
+from llamatelemetry.gpu.monitor import start_monitor
 from llamatelemetry.inference import live
 from llamatelemetry.inference.sink import SpanEnricher
 from llamatelemetry.otel.delivery import ShutdownReport
@@ -64,6 +67,10 @@ def init(
     redact_keys: Sequence[str] | None = None,
     plugins: Sequence[str] | None = None,
     disabled_plugins: Sequence[str] | None = None,
+    gpu: bool | None = None,
+    gpu_interval_s: float | None = None,
+    gpu_idle_power_w: float | None = None,
+    gpu_work_weights: WorkWeights | None = None,
     shutdown_timeout_s: float | None = None,
     resource_attributes: Mapping[str, str | bool | int | float] | None = None,
     span_processors: Iterable[SpanProcessor] = (),
@@ -101,6 +108,10 @@ def init(
         redact_keys: Attribute keys whose value is a secret.
         plugins: Plugins that may load.
         disabled_plugins: Plugins that may not.
+        gpu: Whether GPUs are measured, where there are any.
+        gpu_interval_s: Seconds between two samples of a GPU.
+        gpu_idle_power_w: What a GPU draws when idle, in watts.
+        gpu_work_weights: What prefill and decode cost relative to each other, where requests share a GPU.
         shutdown_timeout_s: Most seconds for :func:`shutdown` and interpreter exit.
         resource_attributes: More attributes of the resource.
         span_processors: OpenTelemetry span processors that see every recorded span.
@@ -138,6 +149,9 @@ def init(
         "redact_keys": redact_keys,
         "plugins": plugins,
         "disabled_plugins": disabled_plugins,
+        "gpu": gpu,
+        "gpu_interval_s": gpu_interval_s,
+        "gpu_idle_power_w": gpu_idle_power_w,
         "shutdown_timeout_s": shutdown_timeout_s,
     }
     with _lock:
@@ -150,13 +164,25 @@ def init(
             return settings
         loaded = load_plugins(settings)
         settings = loaded.configure(settings)
-        _telemetry = Telemetry(
-            settings,
-            enrichers=[*enrichers, *loaded.enrichers()],
-            span_processors=[*span_processors],
-            detected=loaded.detect_resource(settings),
-            resource_attributes=resource_attributes,
-        )
+        with ExitStack() as undo:
+            monitor = None
+            if settings.gpu:
+                monitor = start_monitor(
+                    interval_s=settings.gpu_interval_s,
+                    idle_power_w=settings.gpu_idle_power_w,
+                    weights=gpu_work_weights,
+                )
+            if monitor is not None:
+                undo.callback(monitor.close)
+            _telemetry = Telemetry(
+                settings,
+                enrichers=[*enrichers, *loaded.enrichers()],
+                span_processors=[*span_processors],
+                detected=loaded.detect_resource(settings),
+                resource_attributes=resource_attributes,
+                gpu=monitor,
+            )
+            undo.pop_all()
         atexit.unregister(_at_exit)
         atexit.register(_at_exit)
         return _telemetry.settings

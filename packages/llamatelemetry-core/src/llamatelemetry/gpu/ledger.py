@@ -40,6 +40,7 @@ class GPULedger:
     Args:
         devices: The devices that are sampled.
         processes: What runs on each device, by UUID, as far as the driver tells.
+        wake: Starts the sampling again where a fork has ended it.
         patience_s: Most seconds to wait for an outcome after a request's end.
         weights: What the work of requests costs.
         idle_power_w: What a device draws when idle, in watts; None takes the least that was seen.
@@ -50,11 +51,13 @@ class GPULedger:
         devices: Callable[[], Sequence[GPUDevice]],
         processes: Callable[[], Mapping[str, tuple[GPUProcess, ...]]],
         *,
+        wake: Callable[[], object],
         patience_s: float,
         weights: WorkWeights | None = None,
         idle_power_w: float | None = None,
     ) -> None:
         self._devices = devices
+        self._wake = wake
         self._processes = processes
         self._patience_s = patience_s
         self._weights = weights or WorkWeights()
@@ -83,6 +86,8 @@ class GPULedger:
         if self._stopped or account.gpus == () or len(self._arrivals) >= _MAX_ARRIVALS:
             return None
         self._arrivals.append(account)
+        if not self._ticks:
+            self._wake()
         return _Pending(self, account)
 
     def on_tick(self, tick: Tick) -> None:

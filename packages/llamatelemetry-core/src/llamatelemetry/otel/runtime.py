@@ -14,12 +14,16 @@ from typing import Any, Final
 from opentelemetry.sdk.trace import SpanProcessor
 
 from llamatelemetry.config import Settings
+from llamatelemetry.gpu.enricher import GPUSpanEnricher
+from llamatelemetry.gpu.monitor import GPUMonitor
 from llamatelemetry.inference.sink import SpanEnricher, install_sink
 from llamatelemetry.otel.batch import close_all, flush_all
 from llamatelemetry.otel.bounded import Background
 from llamatelemetry.otel.delivery import ShutdownReport
 from llamatelemetry.otel.exporters import Exporters
 from llamatelemetry.otel.file_exporter import prepare_folder
+from llamatelemetry.otel.gpu_instruments import GPUInstruments
+from llamatelemetry.otel.gpu_resource import gpu_resource
 from llamatelemetry.otel.providers import Adopted, Providers, build_providers, find_adopted, make_global, withdraw
 from llamatelemetry.otel.recorder import Recorder
 from llamatelemetry.otel.redaction import Redactor, redactor_for
@@ -29,8 +33,10 @@ from llamatelemetry.otel.tail import SlowAndErrorFilter
 
 SCOPE: Final = "llamatelemetry"
 """Instrumentation scope of everything we emit."""
+_GPU_SHARE: Final = 0.2
+"""Share of a shutdown that may pass until what has ended is measured."""
 _RECORDER_SHARE: Final = 0.4
-"""Share of a shutdown that the recorder may use up before the exporters get the rest."""
+"""Share of what is left then that the recorder may use up before the exporters get the rest."""
 
 _logger = logging.getLogger(__name__)
 
@@ -44,6 +50,7 @@ class Telemetry:
         span_processors: The application's own; see every span that is recorded.
         detected: Resource attributes that plugins found.
         resource_attributes: Resource attributes that the caller gave.
+        gpu: Watches the GPUs; ended with the rest.
 
     Attributes:
         settings: Those in force: with the folder made absolute and the port that was bound.
@@ -61,8 +68,13 @@ class Telemetry:
         span_processors: Sequence[SpanProcessor] = (),
         detected: Mapping[str, Any] | None = None,
         resource_attributes: Mapping[str, Any] | None = None,
+        gpu: GPUMonitor | None = None,
     ) -> None:
         redactor = redactor_for(settings)
+        self._gpu = gpu
+        if gpu is not None:
+            detected = {**gpu_resource(gpu.devices, gpu.status), **(detected or {})}
+            enrichers = [*enrichers, GPUSpanEnricher(gpu.patience_s)]
         resource = build_resource(settings, detected, resource_attributes)
         adopted = find_adopted()
         settings = _prepared(settings, adopted)
@@ -77,6 +89,7 @@ class Telemetry:
             self._providers = build_providers(self._exporters, processors, head_sampler(settings), resource, adopted)
             self._recorder = _recorder(self._providers, settings, redactor, enrichers)
             undo.pop_all()
+        self._gpu_instruments = None if gpu is None else _gpu_instruments(self._providers, gpu)
         self._exporters.start()
         make_global(self._providers)
         install_sink(self._recorder)
@@ -84,7 +97,9 @@ class Telemetry:
     def flush(self, timeout_s: float) -> bool:
         """Sends everything that was recorded so far; False if some of it did not arrive in time."""
         deadline = time.monotonic() + timeout_s
-        recorded = self._recorder.flush(timeout_s)
+        if self._gpu is not None:
+            self._gpu.settle(min(timeout_s, self._gpu.patience_s))
+        recorded = self._recorder.flush(deadline - time.monotonic())
         # Ours are flushed below; asking the meter provider as well would export everything twice.
         others = [p for p in [*self._providers.own(), *self._providers.adopted.all()] if not self._is_our_meter(p)]
         left_ms = max(1, int((deadline - time.monotonic()) * 1000))
@@ -100,7 +115,10 @@ class Telemetry:
         started = time.monotonic()
         deadline = started + timeout_s
         install_sink(None)
-        records_lost = self._recorder.shutdown(timeout_s * _RECORDER_SHARE)
+        if self._gpu is not None:
+            self._gpu.settle(min(timeout_s * _GPU_SHARE, self._gpu.patience_s))
+            self._gpu.conclude()
+        records_lost = self._recorder.shutdown((deadline - time.monotonic()) * _RECORDER_SHARE)
         withdraw()
         if self._tail is not None:
             self._tail.release()
@@ -110,6 +128,9 @@ class Telemetry:
         background = Background(closing)
         deliveries = close_all(self._exporters.couriers, deadline)
         background.wait(deadline)
+        if self._gpu is not None and self._gpu_instruments is not None:
+            self._gpu_instruments.close()
+            self._gpu.close()
         report = ShutdownReport(
             deliveries=deliveries,
             records_lost=records_lost,
@@ -154,4 +175,13 @@ def _recorder(
         settings=settings,
         redactor=redactor,
         enrichers=enrichers,
+    )
+
+
+def _gpu_instruments(providers: Providers, gpu: GPUMonitor) -> GPUInstruments:
+    return GPUInstruments(
+        providers.meter_provider.get_meter(SCOPE, version("llamatelemetry-core")),
+        snapshots=gpu.snapshots,
+        driver_version=lambda: gpu.status.driver_version,
+        energy=gpu.energy_totals,
     )
