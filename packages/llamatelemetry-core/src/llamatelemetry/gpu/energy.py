@@ -13,8 +13,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from llamatelemetry.errors import ConfigurationError
+
+WEIGHTS_DOUBT: Final = 4.0
+"""By how much decoding may be dearer or cheaper, against prompts, than the weights say."""
+RULE_DOUBT: Final = 0.1
+"""Part of a shared window's share by which the rule may be off with the right weights."""
 
 
 class EnergyMethod(StrEnum):
@@ -67,7 +73,7 @@ class WorkWeights:
     """
 
     prefill_token: float = 1.0
-    decode_step: float = 18.0
+    decode_step: float = 38.0
     decode_token: float = 2.0
 
     def __post_init__(self) -> None:
@@ -100,7 +106,7 @@ class Split:
 
     Attributes:
         shares_j: Joules of each claim, in the order they were given.
-        margins_j: For each claim, by how many joules another way to divide would differ; 0 where it is alone.
+        margins_j: For each claim, by how many joules another way to divide might differ; 0 where it is alone.
         idle_j: What the device draws anyway.
         unattributed_j: Above idle, and of no request.
     """
@@ -131,10 +137,77 @@ def split_window(
     Returns:
         The shares; with ``idle_j`` and ``unattributed_j`` they add up to ``window.energy_j``.
     """
-    raise NotImplementedError
+    idle_j = min(window.energy_j, max(0.0, idle_w or 0.0) * window.duration_s)
+    above_j = window.energy_j - idle_j
+    ours_j = above_j * min(1.0, max(0.0, attributable))
+    prompts, answers = _work(claims, weights)
+    parts = _in_all(prompts, answers)
+    if not any(parts):
+        parts = [float(max(0, claim.overlap_ns)) for claim in claims]
+    if not any(parts):
+        nothing = (0.0,) * len(claims)
+        return Split(shares_j=nothing, margins_j=nothing, idle_j=idle_j, unattributed_j=above_j)
+    shares_j = _divide(ours_j, parts)
+    margins_j = [0.0] * len(claims)
+    if len(claims) > 1:
+        margins_j = [share * RULE_DOUBT for share in shares_j]
+        if any(prompts) and any(answers):
+            most = _divide(ours_j, _in_all(prompts, answers, WEIGHTS_DOUBT))
+            least = _divide(ours_j, _in_all(prompts, answers, 1 / WEIGHTS_DOUBT))
+            spans = (abs(high - low) for high, low in zip(most, least, strict=True))
+            margins_j = [margin + span / 2 for margin, span in zip(margins_j, spans, strict=True)]
+    return Split(shares_j=shares_j, margins_j=tuple(margins_j), idle_j=idle_j, unattributed_j=above_j - ours_j)
 
 
-@dataclass(slots=True, kw_only=True)
+def _work(claims: Sequence[Claim], weights: WorkWeights) -> tuple[list[float], list[float]]:
+    """Work of each claim, in no unit: on its prompt and on its answer."""
+    prefill = [max(0.0, claim.prefill_tokens) for claim in claims]
+    decode = [max(0.0, claim.decode_tokens) for claim in claims]
+    # Both divided by their greatest, so that no product is too large or too small to tell.
+    most = max((*prefill, *decode), default=0.0) or 1.0
+    dearest = max(weights.prefill_token, weights.decode_step, weights.decode_token)
+    decode = [tokens / most for tokens in decode]
+    prompts = [weights.prefill_token / dearest * (tokens / most) for tokens in prefill]
+    answers = [
+        weights.decode_token / dearest * tokens + weights.decode_step / dearest * steps
+        for tokens, steps in zip(decode, _shared_steps(decode), strict=True)
+    ]
+    return prompts, answers
+
+
+def _shared_steps(decode: Sequence[float]) -> list[float]:
+    """Of the steps that gave these tokens, what falls to each request if those in a step share it equally.
+
+    Requests of one batch go in step, so where one has fewer tokens than another, it was not there for
+    the rest of the steps. This is the airport game, whose Shapley value has this closed form (S. C.
+    Littlechild and G. Owen, 1973).
+    """
+    shared = [0.0] * len(decode)
+    before = share = 0.0
+    for place, i in enumerate(sorted(range(len(decode)), key=decode.__getitem__)):
+        share += (decode[i] - before) / (len(decode) - place)
+        before, shared[i] = decode[i], share
+    return shared
+
+
+def _in_all(prompts: Sequence[float], answers: Sequence[float], factor: float = 1.0) -> list[float]:
+    return [prompt + answer * factor for prompt, answer in zip(prompts, answers, strict=True)]
+
+
+def _divide(amount: float, parts: Sequence[float]) -> tuple[float, ...]:
+    """Divides in proportion; what rounding leaves goes to the largest part, so that the sum is the amount."""
+    total = math.fsum(parts)
+    largest = max(range(len(parts)), key=parts.__getitem__)
+    shares = [0.0] * len(parts)
+    left = amount
+    for i, part in enumerate(parts):
+        if i != largest:
+            shares[i] = min(left, amount * (part / total))
+            left -= shares[i]
+    shares[largest] = left
+    return tuple(shares)
+
+
 class RequestEnergy:
     """Adds up what one request drew on one device, window after window, in constant memory.
 
@@ -142,7 +215,16 @@ class RequestEnergy:
         energy_j: Joules above idle.
     """
 
-    energy_j: float = 0.0
+    __slots__ = ("_by_power", "_counter_ns", "_edges_j", "_longest_ns", "_margin_j", "_rough_j2", "energy_j")
+
+    def __init__(self) -> None:
+        self.energy_j = 0.0
+        self._margin_j = 0.0
+        self._by_power = False
+        # Of the counter's windows: how long it was in flight in them, the longest, the roughest first and last edge.
+        self._counter_ns = self._longest_ns = 0
+        self._edges_j: tuple[float, float] | None = None
+        self._rough_j2 = 0.0
 
     def add(self, window: EnergyWindow, claim: Claim, *, share_j: float, margin_j: float) -> None:
         """Adds its share of the next window; windows come in the order of time.
@@ -153,19 +235,47 @@ class RequestEnergy:
             share_j: Its share, from :class:`Split`.
             margin_j: Its margin.
         """
-        raise NotImplementedError
+        self.energy_j += share_j
+        self._margin_j += margin_j
+        rough_j = window.step_j * (share_j / window.energy_j) if window.energy_j else window.step_j
+        if window.method is EnergyMethod.POWER:
+            self._by_power = True
+            self._rough_j2 += rough_j * rough_j
+            return
+        self._counter_ns += claim.overlap_ns
+        self._longest_ns = max(self._longest_ns, window.end_ns - window.start_ns)
+        self._edges_j = (rough_j if self._edges_j is None else self._edges_j[0], rough_j)
 
     @property
     def method(self) -> EnergyMethod | None:
-        """How the figure came about; None before the first window."""
-        raise NotImplementedError
+        """How the figure came about, by its coarsest part; None before the first window.
+
+        A request that was in flight for less than the counter's windows are long is interpolated.
+        """
+        if self._by_power:
+            return EnergyMethod.POWER
+        if self._edges_j is None:
+            return None
+        return EnergyMethod.INTERPOLATED if self._counter_ns < self._longest_ns else EnergyMethod.COUNTER
 
     @property
     def uncertainty_j(self) -> float:
-        """By how much ``energy_j`` may be wrong, either way."""
-        raise NotImplementedError
+        """By how much ``energy_j`` may be wrong, either way.
+
+        Three things are in it, taken to be independent of each other. What the counter held back at the
+        begin and at the end of the request; between its windows that cancels, so the larger of the two
+        counts, once. How power may have run between two readings, for each window by itself. And the
+        margins of the division, which add up, since weights that are wrong are wrong in each window.
+
+        The meter's own error is not in it, nor is that of the idle power.
+        """
+        edge_j = max(self._edges_j or (0.0,))
+        return math.sqrt(edge_j * edge_j + self._rough_j2 + self._margin_j * self._margin_j)
 
 
 def uncertainty_j(requests: Sequence[RequestEnergy]) -> float:
-    """Uncertainty of what a request drew on several devices together."""
-    raise NotImplementedError
+    """Uncertainty of what a request drew on several devices together.
+
+    Devices compute the same requests with the same weights, so their uncertainties add up.
+    """
+    return math.fsum(request.uncertainty_j for request in requests)
