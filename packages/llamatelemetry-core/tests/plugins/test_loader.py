@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 CORE = version("llamatelemetry-core")
-HOOKS = "configure, detect_resource, register_backends, register_checks, register_commands, register_enrichers"
+HOOKS = (
+    "configure, detect_resource, register_backends, register_checks, register_commands, register_enrichers, "
+    "register_model_readers"
+)
 
 
 @pytest.fixture

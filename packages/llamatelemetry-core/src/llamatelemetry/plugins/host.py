@@ -9,21 +9,23 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.config import VARIABLES, Settings
-from llamatelemetry.errors import PluginError
+from llamatelemetry.errors import LlamatelemetryError, MissingDependencyError, ModelFileError, PluginError
 from llamatelemetry.plugins.check import Check, CheckState
 from llamatelemetry.plugins.discovery import find_candidates
 from llamatelemetry.plugins.faults import ANY_FAULT, describe
 from llamatelemetry.plugins.hookspecs import ResourceValue
 from llamatelemetry.plugins.loader import LoadedPlugin, load
-from llamatelemetry.plugins.offers import OFFERS
+from llamatelemetry.plugins.offers import OFFERS, model_format
 from llamatelemetry.plugins.registry import Registration, Registry
 from llamatelemetry.plugins.report import PluginReport, PluginState
 
 if TYPE_CHECKING:  # Names of higher floors, for the reader and the type checker alone.
     from llamatelemetry.backends.protocol import Backend
+    from llamatelemetry.distributed.shape import ModelShape
     from llamatelemetry.inference.sink import SpanEnricher
 
 ECHO_TARGET: Final = "llamatelemetry.backends.echo:EchoBackend"
@@ -43,9 +45,11 @@ class Plugins:
         self.backends.add("echo", ECHO_TARGET, summary="Repeats the prompt; needs no model.")
         self._enrichers = Registry("enricher")
         self._checks = Registry("check")
+        self._model_readers = Registry("model reader")
         self._collect("register_backends", self.backends)
         self._collect("register_enrichers", self._enrichers)
         self._collect("register_checks", self._checks)
+        self._collect("register_model_readers", self._model_readers)
 
     @property
     def reports(self) -> tuple[PluginReport, ...]:
@@ -85,6 +89,32 @@ class Plugins:
         """Runs each registered check; its registered name to what it found."""
         return {registration.name: self._check(registration) for registration in self._checks}
 
+    def read_model_shape(self, path: Path) -> ModelShape:
+        """The sizes of the model at ``path``, from the first reader that knows its format.
+
+        Raises:
+            ModelFileError: There is nothing, it is damaged, or no reader knows its format.
+            MissingDependencyError: The plugin that would know its format is not installed.
+            PluginError: It is installed and not usable, or its reader broke.
+        """
+        if not path.exists():
+            raise ModelFileError(path, "does not exist")
+        faults: list[str] = []
+        for registration in self._model_readers:
+            try:
+                shape: ModelShape | None = self._resolve(self._model_readers, registration)(path)
+            except PluginError as error:
+                faults.append(str(error))
+            except LlamatelemetryError:
+                raise  # The reader's verdict on a file of its format.
+            except ANY_FAULT as error:
+                faults.append(f"model reader {registration.name!r} raised {describe(error)}")
+                self._fail(registration.plugin, faults[-1])
+            else:
+                if shape is not None:
+                    return shape
+        raise self._unread(path, faults)
+
     def detect_resource(self, settings: Settings) -> dict[str, ResourceValue]:
         """Resource attributes of all plugins together; where two disagree, the later name wins."""
         attributes: dict[str, ResourceValue] = {}
@@ -119,6 +149,19 @@ class Plugins:
                 where = f"Plugin {report.name!r} of {distribution} is installed but not usable"
                 return f"{where} ({report.state}): {error}{fix}"
         return ""
+
+    def _unread(self, path: Path, faults: list[str]) -> LlamatelemetryError:
+        if faults:
+            return PluginError(f"{path} could not be read: {'; '.join(faults)}")
+        known = model_format(path)
+        offer = OFFERS.get(("model reader", known or ""))
+        if offer is None or known in self._model_readers:
+            formats = ", ".join(self._model_readers.names) or "none"
+            return ModelFileError(path, f"is in no format that an installed plugin reads; formats: {formats}")
+        trouble = self.trouble_with(offer.distribution)
+        if trouble:
+            return PluginError(f"{path} cannot be read. {trouble}")
+        return MissingDependencyError(f"reading {path.name}", offer.distribution, offer.command)
 
     def _hint(self, kind: str, name: str) -> str:
         offer = OFFERS.get((kind, name))

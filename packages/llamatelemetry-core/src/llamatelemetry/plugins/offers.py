@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 
@@ -26,10 +27,28 @@ class Offer:
 _LLAMACPP: Final = Offer(
     distribution="llamatelemetry-llamacpp", command="pip install 'llamatelemetry-llamacpp[embedded]'"
 )
+_TRANSFORMERS: Final = Offer(
+    distribution="llamatelemetry-transformers", command="pip install llamatelemetry-transformers"
+)
 
 OFFERS: Final[Mapping[tuple[str, str], Offer]] = {
     ("backend", "llamacpp"): _LLAMACPP,
     ("command", "run"): _LLAMACPP,
     ("command", "demo"): _LLAMACPP,
+    ("model reader", "gguf"): _LLAMACPP,
+    ("model reader", "huggingface"): _TRANSFORMERS,
 }
 """Kind and name to the distribution that registers it."""
+
+
+def model_format(path: Path) -> str | None:
+    """The format that a model's name suggests, so that its reader can be offered; nothing is read of it.
+
+    Args:
+        path: A file, or a folder that holds one model.
+    """
+    if path.suffix == ".gguf":
+        return "gguf"
+    described = path / "config.json" if path.is_dir() else path
+    known = described.name == "config.json" or described.suffix == ".safetensors"
+    return "huggingface" if known and described.exists() else None
