@@ -153,8 +153,8 @@ class Plugins:
     def _unread(self, path: Path, faults: list[str]) -> LlamatelemetryError:
         if faults:
             return PluginError(f"{path} could not be read: {'; '.join(faults)}")
-        known = model_format(path)
-        offer = OFFERS.get(("model reader", known or ""))
+        known = model_format(path) or ""
+        offer = OFFERS.get(("model reader", known))
         if offer is None or known in self._model_readers:
             formats = ", ".join(self._model_readers.names) or "none"
             return ModelFileError(path, f"is in no format that an installed plugin reads; formats: {formats}")
