@@ -22,6 +22,7 @@ from llamatelemetry.cli.output import (
     progress_console,
 )
 from llamatelemetry.cli.verbs import built_in_verbs
+from llamatelemetry.gpu.checks import checks as gpu_checks
 from llamatelemetry.plugins import Check, CheckState, load_plugins
 
 Sections = Mapping[str, list[Check]]
@@ -39,8 +40,8 @@ Sections = Mapping[str, list[Check]]
 def doctor(ctx: click.Context, *, as_json: bool) -> None:
     """Say what is installed, what would be used and what is wrong.
 
-    Reads the environment as init() would, tries the endpoint, asks every plugin, and gives a fix for
-    each thing that does not work. Changes nothing. Exit code 1 if there is an error.
+    Reads the environment as init() would, tries the endpoint, reads each GPU once, asks every plugin, and
+    gives a fix for each thing that does not work. Changes nothing. Exit code 1 if there is an error.
     """
     if as_json:
         sections = examine(os.environ)
@@ -78,6 +79,7 @@ def examine(environ: Mapping[str, str]) -> Sections:
         sections = {
             "Installed": checks.check_installed(),
             "Settings": [*wrong, *checks.check_settings(settings)],
+            "GPU": gpu_checks(environ),
             "Plugins": checks.check_plugins(plugins.reports, settings),
             **contributed,
         }

@@ -12,7 +12,7 @@ from llamatelemetry.gpu.device import DriverState, DriverStatus
 from llamatelemetry.gpu.nvml_questions import Code, Verdict, code_of, judge
 from llamatelemetry.gpu.visible import VISIBLE_VARIABLE
 
-NOTHING_HERE: Final = "no NVIDIA driver is here, so no GPU is read"
+NOTHING_HERE: Final = "no NVIDIA driver is here"
 """The message where nothing says that there should be one: nothing is wrong then."""
 
 _LIBRARY: Final = "libnvidia-ml.so.1"
@@ -151,7 +151,7 @@ def _no_library(around: Surroundings) -> DriverStatus:
     return DriverStatus(
         state=DriverState.NO_DRIVER,
         message=NOTHING_HERE,
-        fix=_give_gpu(around, "install the driver, if there is an NVIDIA GPU"),
+        fix=_give_gpu(around, "install its driver"),
     )
 
 
