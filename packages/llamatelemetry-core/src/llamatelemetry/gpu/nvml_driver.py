@@ -140,7 +140,7 @@ def _no_library(around: Surroundings) -> DriverStatus:
         return DriverStatus(
             state=DriverState.NO_DRIVER,
             message=f"{_LIBRARY} is in {around.library_folder}, where the linker does not look",
-            fix=f"export LD_LIBRARY_PATH={around.library_folder}:$LD_LIBRARY_PATH before Python is started",
+            fix=f"export LD_LIBRARY_PATH={around.library_folder} before Python is started",
         )
     if around.gpu_meant:
         return DriverStatus(
