@@ -42,5 +42,7 @@ def test_a_server_makes_embeddings_only_if_it_was_told_to(server):
 def test_the_process_of_a_server_started_here_is_known_and_its_gpus_are_this_machines(server):
     with LlamaClient(server.url) as client:
         own, other = describe(client, server=server), describe(client, server=None)
+        told = describe(client, server=None, gpus=[0, "GPU-a"])
     assert (own.pid, own.gpus) == (server.pid, None)
     assert (other.pid, other.gpus) == (None, None)
+    assert told.gpus == ("0", "GPU-a")

@@ -92,8 +92,19 @@ def test_extra_arguments_need_an_executable_to_take_them():
 
 def test_the_child_imports_from_where_we_do(monkeypatch):
     monkeypatch.setattr(sys, "path", ["", "/planted", *sys.path])
-    path = launch_environment()["PYTHONPATH"].split(os.pathsep)
+    path = launch_environment(EMBEDDED, None)["PYTHONPATH"].split(os.pathsep)
     assert path[:2] == [str(Path.cwd()), "/planted"]
+
+
+def test_the_child_sees_the_gpus_it_was_given_counted_as_nvml_counts_them():
+    told = launch_environment(EMBEDDED, ("1", "GPU-a"))
+    assert (told["CUDA_VISIBLE_DEVICES"], told["CUDA_DEVICE_ORDER"]) == ("1,GPU-a", "PCI_BUS_ID")
+    assert launch_environment(EMBEDDED, ())["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_the_child_sees_the_gpus_we_see_if_nobody_says(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert launch_environment(EMBEDDED, None)["CUDA_VISIBLE_DEVICES"] == "3"
 
 
 @pytest.mark.parametrize(

@@ -260,6 +260,13 @@ def test_an_executable_is_started_with_flags_and_polled_until_it_serves(model_pa
     assert not psutil.pid_exists(pid)
 
 
+@pytest.mark.parametrize("kind", ["binary", "embedded"])
+def test_a_server_sees_the_gpus_it_was_given(model_path, tmp_path, kind):
+    binary = program(tmp_path / "llama-server", STAND_IN.format(python=sys.executable))
+    with small(model_path, runtime=binary if kind == "binary" else None, gpus=[1]) as server:
+        assert psutil.Process(server.pid).environ()["CUDA_VISIBLE_DEVICES"] == "1"
+
+
 @pytest.mark.parametrize(
     ("pooling", "told", "not_told"),
     [

@@ -51,6 +51,8 @@ class LlamaCppBackend:
         context_length: Tokens one slot can hold, of a server started here.
         threads: CPU threads it computes with; chosen from the cores at hand when None.
         gpu_layers: Layers it keeps on the GPU; llama.cpp decides when None.
+        gpus: GPUs that a server started here may use, as UUIDs or as ``nvidia-smi`` counts them; with
+            ``server_url``, those of this machine that it uses, for their energy. All when None.
         embeddings: Has a server started here offer embeddings beside generation.
         kv_unified: The slots share one KV cache, of ``slots`` times ``context_length`` tokens; with None
             or False each has its own. With ``server_url``, how that server was started: it does not say.
@@ -77,6 +79,7 @@ class LlamaCppBackend:
         context_length: int | None = None,
         threads: int | None = None,
         gpu_layers: int | None = None,
+        gpus: Sequence[int | str] | None = None,
         embeddings: bool = False,
         kv_unified: bool | None = None,
         cache_ram_mib: int | None = None,
@@ -90,6 +93,7 @@ class LlamaCppBackend:
         self._api_key = api_key
         self._model = None if model is None else str(model)
         self._slots = slots
+        self._gpus = gpus
         self._kv_unified = kv_unified
         self._wants_sha256 = sha256
         self._startup_timeout_s = startup_timeout_s
@@ -110,6 +114,7 @@ class LlamaCppBackend:
             context_length=context_length,
             threads=threads,
             gpu_layers=gpu_layers,
+            gpus=gpus,
             embeddings=embeddings,
             kv_unified=kv_unified,
             cache_ram_mib=cache_ram_mib,
@@ -230,6 +235,7 @@ class LlamaCppBackend:
                 server=self.server,
                 name=self._model,
                 slots=self._slots,
+                gpus=self._gpus,
                 kv_unified=self._kv_unified,
                 sha256=self._wants_sha256,
             )

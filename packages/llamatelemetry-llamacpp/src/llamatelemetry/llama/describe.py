@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,7 @@ def describe(
     server: LlamaServer | None,
     name: str | None = None,
     slots: int | None = None,
+    gpus: Sequence[int | str] | None = None,
     kv_unified: bool | None = None,
     sha256: bool = False,
 ) -> ModelInfo:
@@ -34,6 +36,7 @@ def describe(
         server: It, if it was started here.
         name: What to call the model of a server that was not.
         slots: Most slots to use; all when None.
+        gpus: GPUs of this machine that it uses, as UUIDs or indices; None for not known.
         kv_unified: Whether the slots of a server that was not started here share one KV cache: it
             does not say.
         sha256: Computes the digest of the model file, if this machine has it.
@@ -60,9 +63,15 @@ def describe(
         embeddings=client.offers_embeddings(),
         sha256=sha256_of(path) if sha256 and path is not None else None,
         pid=None if server is None else server.pid,
-        # Another machine's work is not done by the GPUs of this one.
-        gpus=None if is_loopback(client.host) else (),
+        gpus=_gpus(client, gpus),
     )
+
+
+def _gpus(client: LlamaClient, known: Sequence[int | str] | None) -> tuple[str, ...] | None:
+    if known is not None:
+        return tuple(str(gpu) for gpu in known)
+    # Another machine's work is not done by the GPUs of this one.
+    return None if is_loopback(client.host) else ()
 
 
 def _name(props: Props, wanted: str | None) -> str:

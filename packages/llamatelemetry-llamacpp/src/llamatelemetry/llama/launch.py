@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -118,10 +119,20 @@ def launch_command(runtime: Runtime, options: LaunchOptions, port: int) -> list[
     return [sys.executable, "-P", "-m", "llamatelemetry.llama.embedded", json.dumps(described)]
 
 
-def launch_environment() -> dict[str, str]:
-    """Our environment, with our import path: the child finds the packages we found."""
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109 - text is what is needed
-    return {**os.environ, "PYTHONPATH": path}
+def launch_environment(runtime: Runtime, gpus: Sequence[str] | None) -> dict[str, str]:
+    """Our environment, with what the child sees changed.
+
+    Args:
+        runtime: What is started; the embedded one finds the packages that we found.
+        gpus: GPUs it may use, as UUIDs or as ``nvidia-smi`` counts them; None leaves that as it is here.
+    """
+    environ = dict(os.environ)
+    if runtime.kind == "embedded":
+        environ["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109 - text
+    if gpus is not None:
+        # CUDA counts the fastest GPU first unless it is told to count as NVML does.
+        environ |= {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    return environ
 
 
 def _flags(options: LaunchOptions, port: int) -> list[str]:

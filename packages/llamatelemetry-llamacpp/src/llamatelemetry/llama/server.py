@@ -53,6 +53,8 @@ class LlamaServer:
         context_length: Tokens one slot can hold; 4096, or what the model was trained on if less, when None.
         threads: CPU threads to compute with; chosen from the cores at hand when None.
         gpu_layers: Layers kept on the GPU; llama.cpp decides when None.
+        gpus: GPUs it may use, as UUIDs or as ``nvidia-smi`` counts them, by ``CUDA_VISIBLE_DEVICES``; all
+            that this process may use when None, and none when empty.
         embeddings: Offers embeddings beside generation. A model that does not say how it makes them
             gives those of a text's last token, the only one that has seen all others.
         kv_unified: The slots share one KV cache of ``slots`` times ``context_length`` tokens, and one
@@ -82,6 +84,7 @@ class LlamaServer:
         context_length: int | None = None,
         threads: int | None = None,
         gpu_layers: int | None = None,
+        gpus: Sequence[int | str] | None = None,
         embeddings: bool = False,
         kv_unified: bool | None = None,
         cache_ram_mib: int | None = None,
@@ -108,6 +111,7 @@ class LlamaServer:
         self._wanted_context = context_length
         self._threads = threads
         self._gpu_layers = gpu_layers
+        self._gpus: tuple[str, ...] | None = None if gpus is None else tuple(str(gpu) for gpu in gpus)
         self._embeddings = embeddings
         self._kv_unified = kv_unified
         self._cache_ram_mib = cache_ram_mib
@@ -218,7 +222,7 @@ class LlamaServer:
             listening = _Listening(port or None)
             child = ChildProcess(
                 launch_command(runtime, options, port),
-                environ=launch_environment() if runtime.kind == "embedded" else None,
+                environ=launch_environment(runtime, self._gpus),
                 log_file=self._log_file,
                 on_line=listening.take,
             )
