@@ -88,11 +88,6 @@ class Bench:
             uuid=uuid, monotonic_ns=self.now_ns, fast=fast, temperature_c=30 + watts / 10, throttle_reasons=()
         )
 
-    def run(self, request: Request) -> GPUUse | None:
-        pending = self.ledger.begin(request)
-        assert pending is not None
-        return pending.wait(0)
-
 
 def use_of(pending: object) -> GPUUse:
     use = pending.wait(0)
@@ -120,10 +115,10 @@ def test_what_no_request_used_is_named_and_not_given_to_anybody():
     bench = Bench()
     bench.tick(1, watts=70)
     bench.tick(3, watts=10)
+    bench.tick(3, watts=10)
     totals = bench.ledger.totals()["GPU-0"]
-    assert totals.requests_j == 0
-    assert totals.unattributed_j == pytest.approx(60)
-    assert totals.idle_j == pytest.approx(10, abs=1e-9) or totals.idle_j == pytest.approx(40)
+    assert (totals.requests_j, totals.unattributed_j) == (0, pytest.approx(60))
+    assert totals.idle_j == pytest.approx(40)  # The last window may still be needed by requests in it.
 
 
 def test_two_requests_that_do_the_same_share_alike_and_add_up():
@@ -263,7 +258,8 @@ def test_a_section_sees_all_that_was_drawn_and_takes_nothing_from_requests():
     assert told == []
     section.ended_ns = bench.now_ns
     bench.tick(0.1, watts=60)
-    (use,) = told
+    assert len(told) == 1
+    use = told[0]
     assert use.energy_j == pytest.approx(50)
     assert use.idle_j == pytest.approx(10)
     assert use_of(pending).energy_j == pytest.approx(25)

@@ -206,8 +206,8 @@ class _DeviceMeter:
 
     def is_past(self, moment_ns: int) -> bool:
         """Whether all that was drawn before a moment is divided."""
-        since = self._maker.open_since_ns
-        return not self.waiting and (since is None or since >= moment_ns)
+        since = self.waiting[0].start_ns if self.waiting else self._maker.open_since_ns
+        return since is None or since >= moment_ns
 
     def divide(
         self,
