@@ -1,7 +1,7 @@
 """Every check that a person or CI runs, by name: ``uv run nox`` runs all but ``bench``.
 
 Two environments carry the checks. The editable one is uv's own ``.venv``. The installed one, under
-``.nox/installed``, holds both distributions as wheels, because pyright, import-linter and Sphinx
+``.nox/installed``, holds all distributions as wheels, because pyright, import-linter and Sphinx
 have to see the one namespace that users see. Neither has torch in it. Sessions call uv themselves,
 so that a nox installed anywhere runs them too.
 """
@@ -18,8 +18,15 @@ import nox
 ROOT = Path(__file__).parent
 WORK = ROOT / ".nox"
 INSTALLED = WORK / "installed"
-CORE, LLAMACPP = DISTRIBUTIONS = ("llamatelemetry-core", "llamatelemetry-llamacpp")
-ROOMS = {CORE: "llamatelemetry", LLAMACPP: "llamatelemetry/llama"}
+CORE = "llamatelemetry-core"
+PLUGINS = {"llamatelemetry-llamacpp": "llamacpp", "llamatelemetry-transformers": "transformers"}
+"""Distributions to the plugins that they bring."""
+DISTRIBUTIONS = (CORE, *PLUGINS)
+ROOMS = {
+    CORE: "llamatelemetry",
+    "llamatelemetry-llamacpp": "llamatelemetry/llama",
+    "llamatelemetry-transformers": "llamatelemetry/transformers",
+}
 
 nox.options.default_venv_backend = "none"
 # Tests come last, so that a reader's last lines are their count.
@@ -29,10 +36,13 @@ nox.options.sessions = ["lint", "types", "contracts", "build", "docs", "tests"]
 VIOLATIONS = (
     ("floors", "semconv/facts.py", "import llamatelemetry.inference.record"),
     ("floors", "backends/protocol.py", "import llamatelemetry.llama.sse"),
+    ("plugins-apart", "llama/gguf.py", "import llamatelemetry.transformers.shape"),
+    ("plugins-apart", "transformers/shape.py", "import llamatelemetry.llama.gguf"),
     ("one-room-for-the-sdk", "inference/record.py", "import opentelemetry.sdk.trace"),
     ("one-room-for-pluggy", "config.py", "import pluggy"),
     ("no-model-runtime", "backends/protocol.py", "import torch"),
     ("no-model-runtime", "llama/embedded.py", "import xllamacpp"),
+    ("no-model-runtime", "transformers/shape.py", "import transformers"),
 )
 
 
@@ -47,7 +57,7 @@ def _environment(at: Path | None) -> dict[str, str | None]:
 
 
 def sync_installed(session: nox.Session) -> None:
-    """Brings ``.nox/installed`` up to date, with both wheels built anew: a stale one proves nothing."""
+    """Brings ``.nox/installed`` up to date, with all wheels built anew: a stale one proves nothing."""
     rebuilt = [f"--reinstall-package={name}" for name in DISTRIBUTIONS]
     uv(session, "sync", "--quiet", "--no-editable", *rebuilt, at=INSTALLED)
 
@@ -97,12 +107,15 @@ def build(session: nox.Session) -> None:
     wheels = _build_distributions(session, constraints)
     editable = {name: f"-e{ROOT / 'packages' / name}" for name in DISTRIBUTIONS}
     _install_and_remove(session, constraints, [wheels[CORE]], plugins=[])
-    for pair in (
-        [wheels[CORE], f"{wheels[LLAMACPP]}[embedded]"],
-        [editable[CORE], wheels[LLAMACPP]],
-        [wheels[CORE], editable[LLAMACPP]],
+    for name, plugin in PLUGINS.items():
+        _install_and_remove(session, constraints, [wheels[CORE], wheels[name]], plugins=[plugin])
+    extras = {"llamatelemetry-llamacpp": "[embedded]"}
+    for requirements in (
+        [wheels[CORE], *(wheels[name] + extras.get(name, "") for name in PLUGINS)],
+        [editable[CORE], *(wheels[name] for name in PLUGINS)],
+        [wheels[CORE], *(editable[name] for name in PLUGINS)],
     ):
-        _install_and_remove(session, constraints, pair, plugins=["llamacpp"])
+        _install_and_remove(session, constraints, requirements, plugins=[*PLUGINS.values()])
 
 
 def _constraints() -> Path:
@@ -133,7 +146,7 @@ def _build_distributions(session: nox.Session, constraints: Path) -> dict[str, s
 
 
 def _checked_wheel(session: nox.Session, folder: Path, name: str) -> str:
-    """Path of a distribution's wheel, once it holds what it must and nothing of the other's."""
+    """Path of a distribution's wheel, once it holds what it must and nothing of another's."""
     (path,) = folder.glob(f"{name.replace('-', '_')}-*.whl")
     with zipfile.ZipFile(path) as wheel:
         members = wheel.namelist()
@@ -160,8 +173,9 @@ def _install_and_remove(
     loaded = [plugin["name"] for plugin in json.loads(str(report))["plugins"] if plugin["state"] == "loaded"]
     if loaded != plugins:
         session.error(f"{requirements} loads the plugins {loaded}, not {plugins}")
-    session.run(*pip, "uninstall", "--yes", CORE, *([LLAMACPP] if plugins else []), external=True)
-    # Files, because pip leaves the empty folder of a namespace that two distributions shared.
+    installed = [name for name, plugin in PLUGINS.items() if plugin in plugins]
+    session.run(*pip, "uninstall", "--yes", CORE, *installed, external=True)
+    # Files, because pip leaves the empty folder of a namespace that distributions shared.
     files = [str(path.relative_to(environment)) for path in environment.rglob("*") if path.is_file()]
     left = [name for name in files if "llamatelemetry" in name]
     if left:

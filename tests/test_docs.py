@@ -19,6 +19,7 @@ EXECUTED = (
     "docs/scheduling.md",
     "packages/llamatelemetry-core/README.md",
     "packages/llamatelemetry-llamacpp/README.md",
+    "packages/llamatelemetry-transformers/README.md",
 )
 PAGES = sorted(
     str(path.relative_to(ROOT))

@@ -34,10 +34,11 @@ def test_importing_the_package_costs_what_its_two_standard_modules_cost(in_clean
     assert loaded - set(in_clean_process(LOADED_BY.format(modules="pkgutil, typing"))) == {"llamatelemetry"}
 
 
-def test_importing_every_module_of_both_distributions_never_loads_torch(in_clean_process):
+def test_importing_every_module_of_all_distributions_never_loads_torch(in_clean_process):
     found = in_clean_process(EVERY_MODULE)
 
-    assert {"llamatelemetry.sdk", "llamatelemetry.otel", "llamatelemetry.llama"} <= set(found["walked"])
+    rooms = ("sdk", "otel", "llama", "transformers")
+    assert {f"llamatelemetry.{room}" for room in rooms} <= set(found["walked"])
     assert not {"torch", "transformers", "triton", "xllamacpp"} & set(found["loaded"])
 
 
@@ -46,10 +47,10 @@ def test_a_name_that_nobody_registered_is_an_attribute_error():
         llamatelemetry.InferenceEngin  # noqa: B018  the access is the test
 
 
-def test_both_distributions_serve_the_one_namespace(root: Path):
+def test_all_distributions_serve_the_one_namespace(root: Path):
     homes = {Path(entry).relative_to(root).parts[1] for entry in llamatelemetry.__path__}
 
-    assert homes == {"llamatelemetry-core", "llamatelemetry-llamacpp"}
+    assert homes == {"llamatelemetry-core", "llamatelemetry-llamacpp", "llamatelemetry-transformers"}
 
 
 def private_imports(source: str) -> list[str]:
@@ -66,9 +67,10 @@ def private_imports(source: str) -> list[str]:
 def test_plugins_import_no_private_name_of_core(root: Path):
     found = {
         str(path): names
-        for path in root.glob("packages/*/src/llamatelemetry/**/*.py")
-        if path.parts[len(root.parts) + 1] != "llamatelemetry-core"
-        and (names := [name for name in private_imports(path.read_text()) if ".llama." not in name])
+        for room in root.glob("packages/*/src/llamatelemetry/*/")
+        if room.parts[len(root.parts) + 1] != "llamatelemetry-core"
+        for path in room.rglob("*.py")
+        if (names := [name for name in private_imports(path.read_text()) if f".{room.name}." not in name])
     }
 
     assert found == {}

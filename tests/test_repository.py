@@ -13,7 +13,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-DISTRIBUTIONS = {"llamatelemetry-core": "llamatelemetry", "llamatelemetry-llamacpp": "llamatelemetry/llama"}
+DISTRIBUTIONS = {
+    "llamatelemetry-core": "llamatelemetry",
+    "llamatelemetry-llamacpp": "llamatelemetry/llama",
+    "llamatelemetry-transformers": "llamatelemetry/transformers",
+}
 
 # Folders and hosts that exist on one machine only.
 MACHINE_ONLY = re.compile(r"/home/|/Users/|/work/|pythonhosted|/simple/|index-url")

@@ -51,6 +51,11 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.llama.metrics",
         "llamatelemetry.llama.model_files",
     ),
+    "Hugging Face checkpoints": (
+        "llamatelemetry.transformers.shape",
+        "llamatelemetry.transformers.checkpoint",
+        "llamatelemetry.transformers.safetensors_header",
+    ),
     "Extending it": (
         "llamatelemetry.plugins",
         "llamatelemetry.plugins.hookspecs",
@@ -58,6 +63,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.backends.echo",
         "llamatelemetry.inference.record",
         "llamatelemetry.inference.sink",
+        "llamatelemetry.distributed.shape",
         "llamatelemetry.clock",
         "llamatelemetry.semconv.attributes",
         "llamatelemetry.semconv.catalogue",

@@ -144,7 +144,10 @@ def test_hooks_that_init_would_call_are_tried(shelf: Any) -> None:
 def test_a_listed_plugin_that_does_not_exist_is_a_warning(shelf: Any) -> None:
     said = examined(shelf, {"LLAMATELEMETRY_DISABLED_PLUGINS": "llamacpp,lamacpp"}, 0)
     check = said["checks"]["LLAMATELEMETRY_DISABLED_PLUGINS"]
-    assert (check["state"], check["detail"]) == ("warning", "no plugin is named 'lamacpp'; installed: llamacpp")
+    assert (check["state"], check["detail"]) == (
+        "warning",
+        "no plugin is named 'lamacpp'; installed: llamacpp, transformers",
+    )
 
 
 def test_checks_of_plugins_have_their_own_section_and_count(shelf: Any) -> None:

@@ -11,7 +11,7 @@ def test_each_plugin_is_shown_with_its_state_reason_and_fix(shelf: Any) -> None:
     shelf.plant("torn", "raise ValueError('torn apart')")
     shelf.plant("unwanted")
     done = shelf.llamatelemetry(
-        "plugins", env={"LLAMATELEMETRY_DISABLED_PLUGINS": "unwanted,llamacpp", "COLUMNS": "200"}
+        "plugins", env={"LLAMATELEMETRY_DISABLED_PLUGINS": "unwanted,llamacpp,transformers", "COLUMNS": "200"}
     )
     assert done.returncode == 0
     assert done.stderr == ""
@@ -26,6 +26,8 @@ def test_each_plugin_is_shown_with_its_state_reason_and_fix(shelf: Any) -> None:
         "✗ torn  torn-plugin 1.0  failed",
         "    import of torn_plugin raised ValueError: torn apart",
         "    fix: pip install --upgrade torn-plugin, or set LLAMATELEMETRY_DISABLED_PLUGINS=torn",
+        "! transformers  llamatelemetry-transformers 0.1.0  disabled",
+        "    named by disabled_plugins (LLAMATELEMETRY_DISABLED_PLUGINS)",
         "! unwanted  unwanted-plugin 1.0  disabled",
         "    named by disabled_plugins (LLAMATELEMETRY_DISABLED_PLUGINS)",
         "",

@@ -48,7 +48,7 @@ def asked(shelf: Any, file: str, env: dict[str, str] | None = None) -> dict[str,
             answer = {{"type": type(error).__name__, "message": str(error)}}
         answer["states"] = {{report.name: [report.state, report.error] for report in plugins.reports}}
         """,
-        env={"LLAMATELEMETRY_DISABLED_PLUGINS": "llamacpp", **(env or {})},
+        env={"LLAMATELEMETRY_DISABLED_PLUGINS": "llamacpp,transformers", **(env or {})},
     )
     return found
 
@@ -114,7 +114,7 @@ def test_an_unknown_format_is_refused_with_the_formats_that_are_known(shelf: Any
     found = asked(shelf, "model.onnx")
     assert found["type"] == "ModelFileError"
     assert found["message"].endswith("is in no format that an installed plugin reads; formats: toy")
-    found = asked(shelf, "empty.onnx", env={"LLAMATELEMETRY_DISABLED_PLUGINS": "llamacpp,toy"})
+    found = asked(shelf, "empty.onnx", env={"LLAMATELEMETRY_DISABLED_PLUGINS": "llamacpp,toy,transformers"})
     assert found["message"].endswith("formats: none")
 
 

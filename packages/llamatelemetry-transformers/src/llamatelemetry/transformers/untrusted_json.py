@@ -1,0 +1,76 @@
+"""JSON that somebody else wrote, parsed with limits on what it may cost.
+
+The parser of the standard library makes objects of up to thirty times the size of their text, and
+goes as deep as the stack allows. So brackets and commas are counted first, which is cheap and says
+how many objects there would be.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from llamatelemetry.errors import ModelFileError
+from llamatelemetry.transformers.files import open_regular_file, size_of
+
+_MOST_LEVELS: Final = 32
+_TEXT: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_NOT_STRUCTURE: Final = bytes(set(range(256)) - set(b"[]{},"))
+
+
+def parse_json(data: bytes, *, most_values: int) -> Any:
+    """The value that a JSON text stands for.
+
+    Args:
+        data: The text, in UTF-8.
+        most_values: Most values it may have, counting those inside others.
+
+    Raises:
+        ValueError: It is not JSON, nests too deep or has too many values; the message says which.
+    """
+    structure = _TEXT.sub(b"", data).translate(None, _NOT_STRUCTURE)
+    values = 1 + structure.count(b",") + structure.count(b"[") + structure.count(b"{")
+    if values > most_values:
+        raise ValueError(f"has about {values} values, and {most_values} is the limit")
+    brackets = structure.translate(None, b",")
+    for _ in range(_MOST_LEVELS):
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    if brackets:
+        raise ValueError(f"nests deeper than {_MOST_LEVELS} levels, or leaves a bracket open")
+    try:
+        return json.loads(data.decode(), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 at byte {error.start}") from error
+    except (ValueError, RecursionError) as error:  # RecursionError: the caller's stack may be nearly full.
+        raise ValueError(f"is not JSON: {error}") from error
+
+
+def read_json(path: Path, *, most_bytes: int, most_values: int) -> Any:
+    """The value that a JSON file holds.
+
+    Args:
+        path: The file.
+        most_bytes: Most bytes it may have.
+        most_values: Most values it may have, counting those inside others.
+
+    Raises:
+        ModelFileError: It cannot be read, is larger than allowed, or is not JSON.
+    """
+    with open_regular_file(path) as file:
+        size = size_of(file)
+        if size > most_bytes:
+            raise ModelFileError(path, f"has {size} bytes, and {most_bytes} is the most that such a file needs")
+        try:
+            data = file.read(most_bytes)
+        except OSError as error:
+            raise ModelFileError(path, f"cannot be read: {error.strerror}") from error
+    try:
+        return parse_json(data, most_values=most_values)
+    except ValueError as error:
+        raise ModelFileError(path, str(error)) from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
