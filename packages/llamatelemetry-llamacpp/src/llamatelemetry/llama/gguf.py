@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from llamatelemetry.errors import ModelFileError
+from llamatelemetry.llama.block_caches import block_caches
 from llamatelemetry.llama.ggml_types import FILE_TYPE_GUESSED, FILE_TYPES
 from llamatelemetry.llama.gguf_header import Tensor, Unread, Value, open_model_file, read_header
 
@@ -83,52 +84,53 @@ class GgufFile:
     @property
     def context_length(self) -> int | None:
         """Tokens the model was trained for."""
-        return self._own("context_length")
+        return self.own("context_length")
 
     @property
     def block_count(self) -> int | None:
         """Number of transformer blocks."""
-        return self._own("block_count")
+        return self.own("block_count")
 
     @property
     def embedding_length(self) -> int | None:
         """Width of the embeddings."""
-        return self._own("embedding_length")
+        return self.own("embedding_length")
 
     @property
     def head_count(self) -> int | None:
         """Attention heads; the most that any block has."""
-        return max(self._per_block("attention.head_count"), default=None)
+        return max(self.per_block("attention.head_count"), default=None)
 
     @property
     def head_count_kv(self) -> int | None:
         """Attention heads with keys and values of their own; the most that any block has."""
-        return max(self._per_block("attention.head_count_kv"), default=self.head_count)
+        return max(self.per_block("attention.head_count_kv"), default=self.head_count)
 
     @property
     def kv_bytes_per_token(self) -> int | None:
         """Bytes of KV cache one token takes in f16, llama.cpp's default.
 
-        Every block stores one key and one value per KV head (``llama_kv_cache`` in
-        ``src/llama-kv-cache.cpp``). It is an upper bound where a model keeps less: sliding windows,
-        or compressed keys and values.
+        It is an upper bound where blocks have sliding windows: they forget what is behind them.
         """
-        blocks, heads, width = self.block_count, self.head_count, self.embedding_length
-        if not blocks or not heads or not width:
-            return None
-        key = self._own("attention.key_length") or width // heads
-        value = self._own("attention.value_length") or width // heads
-        per_block = self._per_block("attention.head_count_kv") or self._per_block("attention.head_count")
-        if not per_block:
-            return None
-        all_heads = sum(per_block) if len(per_block) == blocks else per_block[0] * blocks
-        return all_heads * (key + value) * _F16_BYTES
+        caches = block_caches(self) or ()
+        return sum(cache.key_elements + cache.value_elements for cache in caches) * _F16_BYTES or None
 
     @property
     def pooling(self) -> str | None:
         """How it makes one embedding of many tokens: ``mean``, ``cls``, ``last``, ``rank`` or ``none``."""
         kind = self._whole(f"{self.architecture}.pooling_type")
         return _POOLINGS[kind] if kind is not None and 0 <= kind < len(_POOLINGS) else None
+
+    def own(self, key: str) -> int | None:
+        """A size that the architecture gives under ``key``; None if there is none, or one that makes no sense."""
+        value = self._whole(f"{self.architecture}.{key}")
+        return value if value is not None and 0 < value <= _MAX_SIZE else None
+
+    def per_block(self, key: str) -> tuple[int, ...]:
+        """What the architecture gives under ``key``: one number for all blocks, or one for each; empty for none."""
+        value = self.metadata.get(f"{self.architecture}.{key}")
+        numbers = value if isinstance(value, tuple) else (value,)
+        return tuple(number for number in numbers if isinstance(number, int) and 0 <= number <= _MAX_SIZE)
 
     def _text(self, key: str) -> str | None:
         value = self.metadata.get(key)
@@ -137,16 +139,6 @@ class GgufFile:
     def _whole(self, key: str) -> int | None:
         value = self.metadata.get(key)
         return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-    def _own(self, key: str) -> int | None:
-        value = self._whole(f"{self.architecture}.{key}")
-        return value if value is not None and 0 < value <= _MAX_SIZE else None
-
-    def _per_block(self, key: str) -> tuple[int, ...]:
-        # One number for all blocks, or an array with one per block.
-        value = self.metadata.get(f"{self.architecture}.{key}")
-        numbers = value if isinstance(value, tuple) else (value,)
-        return tuple(number for number in numbers if isinstance(number, int) and 0 <= number <= _MAX_SIZE)
 
 
 def read_gguf(path: str | os.PathLike[str]) -> GgufFile:

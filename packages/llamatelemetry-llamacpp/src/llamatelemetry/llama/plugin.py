@@ -22,3 +22,9 @@ def register_commands(group: Registry) -> None:
 def register_checks(registry: Registry) -> None:
     """What ``doctor`` looks at."""
     registry.add("llamacpp", "llamatelemetry.llama.checks:checks")
+
+
+@hookimpl
+def register_model_readers(registry: Registry) -> None:
+    """The format of model files."""
+    registry.add("gguf", "llamatelemetry.llama.shape:read_shape")
