@@ -207,8 +207,9 @@ class GPUSampler:
     def _run(self) -> None:
         due_ns = self._now()
         while True:
+            began_ns = self._now()
             self.tick()
-            due_ns = self._next_round(due_ns)
+            due_ns = self._next_round(due_ns, began_ns)
             if self._sleep_until(due_ns):
                 continue
             self._let_go()
@@ -219,9 +220,10 @@ class GPUSampler:
                     self._changed.notify_all()
                     return
 
-    def _next_round(self, due_ns: int) -> int:
+    def _next_round(self, due_ns: int, began_ns: int) -> int:
+        """The next moment of the schedule that is to come after a round; those that passed are left out."""
         interval_ns = round(self.interval_s * 1e9)
-        skipped = max(0, (self._now() - due_ns) // interval_ns - 1)
+        skipped = (max(began_ns, self._now() - 1) - due_ns) // interval_ns
         self._skipped += skipped
         return due_ns + (skipped + 1) * interval_ns
 
