@@ -18,8 +18,9 @@ SILENCE_S: Final = 2.0
 """A device that does not answer for longer may come back as another one: nothing is joined across."""
 MOVEMENTS: Final = 32
 """Movements of the counter of which the mean is its period."""
-STRETCHES_S: Final = (1.0, 10.0)
-"""Shortest and longest stretch of time over which idle power is looked for."""
+SHORTEST_STRETCH_NS: Final = 1_000_000_000
+LONGEST_STRETCH_NS: Final = 10_000_000_000
+"""Of time over which idle power is looked for."""
 
 
 class WindowMaker:
@@ -40,8 +41,8 @@ class WindowMaker:
     added up across a pause of more than two seconds.
 
     Attributes:
-        counter_period_s: Mean time between two movements of the counter that were seen; no finer than the
-            sampling, None before the first.
+        counter_period_s: Mean time between two movements of the counter that were seen. Not finer than the
+            sampling; up to twice too long where sampling is as fast as the counter. None before the first.
     """
 
     def __init__(self) -> None:
@@ -178,21 +179,23 @@ class IdlePower:
     def __init__(self) -> None:
         self.watts: float | None = None
         self._windows: deque[EnergyWindow] = deque()
-        self._length_s = 0.0
+        self._length_ns = 0
 
     def feed(self, window: EnergyWindow) -> None:
         """Takes the next window."""
         if self._windows and self._windows[-1].end_ns != window.start_ns:
             self._windows.clear()
-            self._length_s = 0.0
+            self._length_ns = 0
         self._windows.append(window)
-        self._length_s += window.duration_s
-        shortest_s, longest_s = STRETCHES_S
-        while len(self._windows) > 1 and self._length_s > longest_s:
-            self._length_s -= self._windows.popleft().duration_s
-        energy_j, length_s = window.step_j, 0.0
+        self._length_ns += window.end_ns - window.start_ns
+        while len(self._windows) > 1 and self._length_ns > LONGEST_STRETCH_NS:
+            oldest = self._windows.popleft()
+            self._length_ns -= oldest.end_ns - oldest.start_ns
+        energy_j = window.step_j
         for each in reversed(self._windows):
             energy_j += each.energy_j
-            length_s += each.duration_s
-            if length_s >= shortest_s and (self.watts is None or energy_j / length_s < self.watts):
-                self.watts = energy_j / length_s
+            length_ns = window.end_ns - each.start_ns
+            if length_ns >= SHORTEST_STRETCH_NS:
+                mean_w = energy_j / (length_ns * 1e-9)
+                if self.watts is None or mean_w < self.watts:
+                    self.watts = mean_w
