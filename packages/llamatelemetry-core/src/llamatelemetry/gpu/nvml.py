@@ -149,7 +149,7 @@ class Nvml:
 
     def _status(self, gpus: tuple[FoundGPU, ...], *, hidden: int, versions: Versions) -> DriverStatus:
         around = look_around(self._environ)
-        answering = len(self.devices) - len(self._lost)
+        answering = [device for device in self.devices if device.uuid not in self._lost]
         errors = [gpu.error for gpu in gpus if gpu.error is not None]
         if answering:
             status = ready(answering)

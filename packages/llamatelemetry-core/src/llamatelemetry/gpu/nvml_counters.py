@@ -47,8 +47,8 @@ class NvlinkCounters:
     def ways(self) -> tuple[Way, ...]:
         """Ways to ask for (sent, received)."""
         return (
-            ("nvmlDeviceGetFieldValues", lambda: self._total(_NVLINK_DATA_KIB, _BYTES_PER_KIB)),
-            ("nvmlDeviceGetFieldValues", lambda: self._total(_NVLINK_BYTES, 1)),
+            ("nvmlDeviceGetFieldValues(NVLINK_THROUGHPUT)", lambda: self._total(_NVLINK_DATA_KIB, _BYTES_PER_KIB)),
+            ("nvmlDeviceGetFieldValues(NVLINK_COUNT)", lambda: self._total(_NVLINK_BYTES, 1)),
         )
 
     def _total(self, fields: tuple[int, int], unit_bytes: int) -> tuple[int, int]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from llamatelemetry.gpu.device import DriverState, DriverStatus
+from llamatelemetry.gpu.device import DriverState, DriverStatus, GPUDevice
 from llamatelemetry.gpu.nvml_questions import Code, Verdict, code_of, judge
 from llamatelemetry.gpu.visible import VISIBLE_VARIABLE
 
@@ -102,9 +102,12 @@ def explain(error: Exception, around: Surroundings) -> DriverStatus:
     return replace(status, driver_version=around.kernel_driver)
 
 
-def ready(devices: int) -> DriverStatus:
-    """So many devices can be read."""
-    return DriverStatus(state=DriverState.READY, message=f"{devices} GPU{'' if devices == 1 else 's'} can be read")
+def ready(devices: Sequence[GPUDevice]) -> DriverStatus:
+    """These devices can be read."""
+    instances = sum(device.parent_uuid is not None for device in devices)
+    counts = ((len(devices) - instances, "GPU"), (instances, "MIG instance"))
+    parts = [f"{count} {noun}{'' if count == 1 else 's'}" for count, noun in counts if count]
+    return DriverStatus(state=DriverState.READY, message=f"{' and '.join(parts)} can be read")
 
 
 def no_device(around: Surroundings) -> DriverStatus:

@@ -63,7 +63,7 @@ class DeviceFigures:
         )
         self._power = self._question(
             "power_w",
-            ("nvmlDeviceGetFieldValues", lambda: field(binding, handle, _POWER_INSTANT) / 1000),
+            ("nvmlDeviceGetFieldValues(POWER_INSTANT)", lambda: field(binding, handle, _POWER_INSTANT) / 1000),
             self._way("nvmlDeviceGetPowerUsage", then=lambda milliwatts: milliwatts / 1000),
         )
         self._energy = self._question("energy_mj", self._way("nvmlDeviceGetTotalEnergyConsumption"))
@@ -81,7 +81,7 @@ class DeviceFigures:
         )
         self._ecc_corrected = self._question("ecc_corrected", self._ecc(_ECC_CORRECTED))
         self._ecc_uncorrected = self._question("ecc_uncorrected", self._ecc(_ECC_UNCORRECTED))
-        self._xids = self._question("xid_errors", ("nvmlEventSetWait_v2", self.xids.count))
+        self._xids = self._question("xid_errors", ("nvmlDeviceRegisterEvents", self.xids.count))
         self._processes = self._question("processes", *process_ways(binding, handle))
         self._shares = self._question(
             "processes.utilization",

@@ -11,7 +11,7 @@ from enum import IntEnum, StrEnum
 from typing import Any, Final
 
 Way = tuple[str, Callable[[], Any]]
-"""A function of NVML, and what calls it and makes the figure of its answer."""
+"""A function of NVML for people to read of, and what calls it and makes the figure of its answer."""
 
 PATIENCE: Final = 3
 """Unknown errors in a row after which a function that has never answered is given up."""
@@ -111,11 +111,12 @@ class Question:
         reason: Why the last answer was None; None after an answer.
     """
 
-    __slots__ = ("_answered", "_subject", "_unknown", "_ways", "figures", "reason")
+    __slots__ = ("_answered", "_refusal", "_subject", "_unknown", "_ways", "figures", "reason")
 
     def __init__(self, figures: tuple[str, ...], subject: str, *ways: Way) -> None:
         self.figures = figures
         self.reason: str | None = None
+        self._refusal: str | None = None
         self._subject = subject
         self._ways = list(ways)
         self._answered = False
@@ -145,17 +146,22 @@ class Question:
         verdict = judge(error)
         if verdict is Verdict.LOST:
             raise DeviceLostError(str(error)) from error
-        self.reason = _words(function, error, self._subject)
+        reason = _words(function, error, self._subject)
         if verdict is Verdict.PASSING:
             # Some functions say "unknown error" where they are not supported, such as memory v2 in WSL.
             self._unknown = self._unknown + 1 if code_of(error) == Code.UNKNOWN and not self._answered else 0
             if self._unknown < PATIENCE:
-                self.reason += "; it is asked again"
+                self.reason = f"{reason}; it is asked again"
                 return False
-        self._unknown = 0
-        self._answered = False
+        # That an older or newer function is missing too explains nothing.
+        self.reason = self._refusal = self._refusal if self._refusal and _is_missing(error) else reason
+        self._answered, self._unknown = False, 0
         del self._ways[0]
         return True
+
+
+def _is_missing(error: Exception) -> bool:
+    return isinstance(error, AttributeError) or code_of(error) == Code.FUNCTION_NOT_FOUND
 
 
 def _words(function: str, error: Exception, subject: str) -> str:
