@@ -289,14 +289,18 @@ static Return map_state(void)
     return SUCCESS;
 }
 
-/* Counts the call, takes as long as it was told to, and answers the error planted for it. */
+/* Counts the call, takes as long as it was told to (until it is told otherwise), and answers the
+ * error planted for it. */
 static Return count_call(State *s, int function)
 {
+    const volatile int64_t *delay = &s->delays_ns[function];
     atomic_fetch_add_explicit(&s->calls[function], 1, memory_order_relaxed);
-    int64_t delay = s->delays_ns[function];
-    if (delay > 0) {
-        struct timespec t = {delay / 1000000000, delay % 1000000000};
-        nanosleep(&t, NULL);
+    if (*delay > 0) {
+        int64_t start = clock_ns(CLOCK_MONOTONIC), left;
+        while ((left = start + *delay - clock_ns(CLOCK_MONOTONIC)) > 0) {
+            struct timespec t = {0, left < MILLISECOND.tv_nsec ? left : MILLISECOND.tv_nsec};
+            nanosleep(&t, NULL);
+        }
     }
     return s->errors[function];
 }
@@ -800,7 +804,8 @@ static void read_memory(const Target *t, uint64_t *total, uint64_t *used, uint64
     const Device *d = t->device;
     *total = (uint64_t)(t->mig != NULL ? t->mig->memory_total : d->figures[G_memory_total]);
     *used = (uint64_t)(t->mig != NULL ? t->mig->memory_used : d->figures[G_memory_used]);
-    *reserved = t->mig != NULL || d->figures[G_memory_reserved] == MISSING ? 0 : (uint64_t)d->figures[G_memory_reserved];
+    bool keeps = t->mig == NULL && d->figures[G_memory_reserved] != MISSING;
+    *reserved = keeps ? (uint64_t)d->figures[G_memory_reserved] : 0;
 }
 
 /* Used memory includes what the driver keeps for itself here, and does not in the second version. */

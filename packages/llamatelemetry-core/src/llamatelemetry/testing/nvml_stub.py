@@ -155,7 +155,10 @@ class NvmlStub:
         self._state.errors[self._library.function(function)] = code
 
     def slow(self, function: str, seconds: float) -> None:
-        """Makes a function take that long, as process lists do on real machines; 0 for no longer."""
+        """Makes a function take that long, as process lists do on real machines; 0 for no longer.
+
+        Calls that are waiting then go by the new time, so that one that hangs can be let go.
+        """
         self._state.delays_ns[self._library.function(function)] = round(seconds * 1e9)
 
     def calls(self, function: str | None = None) -> int:
