@@ -101,11 +101,6 @@ class Collected:
         return [value for _, value in self.points().get(name, [])]
 
 
-@pytest.fixture(autouse=True)
-def nothing_counted_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_instruments, "_totals", RisingTotals())
-
-
 @pytest.fixture
 def gpus() -> GPUs:
     return GPUs()

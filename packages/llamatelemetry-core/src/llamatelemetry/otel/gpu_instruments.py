@@ -60,8 +60,9 @@ class GPUInstruments:
             "observable_up_down_counter": meter.create_observable_up_down_counter,
             "observable_gauge": meter.create_observable_gauge,
         }
+        totals = RisingTotals()
         for row in GPU_METRICS:
-            make[row.kind](row.name, [_observer(row)], row.unit, row.brief)
+            make[row.kind](row.name, [_observer(row, totals)], row.unit, row.brief)
 
     def __enter__(self) -> Self:
         return self
@@ -98,9 +99,8 @@ class RisingTotals:
 
 
 # An SDK ignores the callbacks of an instrument made again, so those that it keeps must find whoever is
-# observed now. Totals outlast both, because a counter of an adopted provider must not fall either.
+# observed now. They keep their totals, because a counter of an adopted provider must not fall either.
 _current: GPUInstruments | None = None
-_totals = RisingTotals()
 # Held while a counter is read and added up: of two readers at once, the later must see the later count.
 _lock = threading.Lock()
 
@@ -116,8 +116,8 @@ def _uninstall(instruments: GPUInstruments) -> None:
         _current = None
 
 
-def _observer(instrument: Instrument) -> Callable[[CallbackOptions], Iterable[Observation]]:
-    read = _split_reader() if instrument is ENERGY_SPLIT else _reader(instrument)
+def _observer(instrument: Instrument, totals: RisingTotals) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    read = _split_reader(totals) if instrument is ENERGY_SPLIT else _reader(instrument, totals)
 
     def observe(_options: CallbackOptions) -> Iterable[Observation]:
         try:
@@ -130,7 +130,7 @@ def _observer(instrument: Instrument) -> Callable[[CallbackOptions], Iterable[Ob
     return observe
 
 
-def _reader(instrument: Instrument) -> Callable[[GPUInstruments], Iterator[Observation]]:
+def _reader(instrument: Instrument, totals: RisingTotals) -> Callable[[GPUInstruments], Iterator[Observation]]:
     """What observes the rows of one instrument, compiled once."""
     fixed = {row.name: value for row, value in FIXED if row in instrument.attributes}
     identity = mapping_of(row for row in instrument.attributes if row.field)
@@ -149,39 +149,43 @@ def _reader(instrument: Instrument) -> Callable[[GPUInstruments], Iterator[Obser
             for row, get, own in rows:
                 value = None if snapshot.lost and not row.when_lost else get(snapshot)
                 if value is not None:
-                    yield from _observations(row, value, {**carried, **own})
+                    yield from _observations(row, value, {**carried, **own}, totals)
 
     return read
 
 
-def _observations(row: ObservedReading, value: Any, attributes: dict[str, AttributeValue]) -> Iterator[Observation]:
+def _observations(
+    row: ObservedReading, value: Any, attributes: dict[str, AttributeValue], totals: RisingTotals
+) -> Iterator[Observation]:
     if row.one_of is None:
-        yield Observation(_figure(row.instrument, value * row.scale, attributes), attributes)
+        yield Observation(_figure(row.instrument, value * row.scale, attributes, totals), attributes)
         return
     attribute, names = row.one_of
     for name in names:
         yield Observation(int(name == value), {**attributes, attribute.name: name})
 
 
-def _split_reader() -> Callable[[GPUInstruments], Iterator[Observation]]:
+def _split_reader(totals: RisingTotals) -> Callable[[GPUInstruments], Iterator[Observation]]:
     def read(observed: GPUInstruments) -> Iterator[Observation]:
         lost = {snapshot.device.uuid for snapshot in observed.snapshots() if snapshot.lost}
-        for uuid, totals in observed.energy().items():
+        for uuid, split in observed.energy().items():
             if uuid in lost:
                 continue
             for field, use in ENERGY_USES:
                 attributes: dict[str, AttributeValue] = {HW_ID.name: uuid, ENERGY_USE.name: use}
-                yield Observation(_figure(ENERGY_SPLIT, getattr(totals, field), attributes), attributes)
+                yield Observation(_figure(ENERGY_SPLIT, getattr(split, field), attributes, totals), attributes)
 
     return read
 
 
-def _figure(instrument: Instrument, value: float, attributes: Mapping[str, AttributeValue]) -> float:
+def _figure(
+    instrument: Instrument, value: float, attributes: Mapping[str, AttributeValue], totals: RisingTotals
+) -> float:
     """The value as it is sent: bytes, errors and states whole, all else not, whatever the reading happens to be."""
     if instrument.kind == "observable_counter":
         # By device and what tells rows apart; a driver that was updated is no new counter.
         told = (item for item in attributes.items() if item[0] != HW_DRIVER_VERSION.name)
-        value = _totals.total((instrument.name, *sorted(told)), value)
+        value = totals.total((instrument.name, *sorted(told)), value)
     whole = instrument.kind != "observable_gauge" and instrument.unit != "J"
     return int(value) if whole else float(value)
 
