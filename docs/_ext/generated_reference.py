@@ -73,6 +73,10 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.semconv.gpu",
         "llamatelemetry.semconv.hw",
         "llamatelemetry.testing.contracts",
+        "llamatelemetry.testing.nvml_stub",
+        "llamatelemetry.testing.nvml_stub_devices",
+        "llamatelemetry.testing.nvml_stub_scenarios",
+        "llamatelemetry.testing.nvml_stub_script",
         "llamatelemetry.testing.semconv",
     ),
 }
