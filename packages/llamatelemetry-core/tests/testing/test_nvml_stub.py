@@ -580,7 +580,7 @@ def test_stub_nvlinks_lead_to_the_gpus_that_they_join(tmp_path: Path) -> None:
         assert kinds == {pynvml.NVML_NVLINK_DEVICE_TYPE_GPU}
         nvlink = pynvml.NVML_P2P_CAPS_INDEX_NVLINK
         assert pynvml.nvmlDeviceGetP2PStatus(handle(0), handle(3), nvlink) == pynvml.NVML_P2P_STATUS_OK
-        assert pynvml.nvmlDeviceGetNvLinkVersion(handle(0), 0) == 3
+        assert pynvml.nvmlDeviceGetNvLinkVersion(handle(0), 0) == 5
         assert field(handle(0), pynvml.NVML_FI_DEV_NVLINK_LINK_COUNT) == (0, 12)
         with pytest.raises(pynvml.NVMLError_InvalidArgument):
             pynvml.nvmlDeviceGetNvLinkState(handle(0), 12)

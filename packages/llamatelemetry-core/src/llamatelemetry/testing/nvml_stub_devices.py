@@ -42,14 +42,14 @@ class StubNvlink:
     Attributes:
         remote: PCI bus id of the other end.
         to_switch: Whether that is an NVSwitch rather than a GPU.
-        version: NVLink generation.
+        version: What the driver calls its version: 5 for NVLink 3.0 and 7 for 4.0, as real drivers have been seen to.
         speed_mbps: Speed of the link in one direction.
         active: Whether it is up.
     """
 
     remote: str
     to_switch: bool = False
-    version: int = 3
+    version: int = 5
     speed_mbps: int = 25_781
     active: bool = True
 

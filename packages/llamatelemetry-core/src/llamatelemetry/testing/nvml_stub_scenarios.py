@@ -149,7 +149,7 @@ H100_X8: Final = tuple(
     _h100(
         index,
         (
-            StubNvlink(remote=f"00000000:{0x05 + link % 4:02X}:00.0", to_switch=True, version=4, speed_mbps=26_562)
+            StubNvlink(remote=f"00000000:{0x05 + link % 4:02X}:00.0", to_switch=True, version=7, speed_mbps=26_562)
             for link in range(18)
         ),
     )
