@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pynvml import NVML_ERROR_LIB_RM_VERSION_MISMATCH
+
+from llamatelemetry.testing.nvml_stub import LAPTOP, TESLA_T4_X2, NvmlStub
 
 # What the llama.cpp plugin finds depends on the machine's CPU; its own tests judge that.
 ALONE = {"LLAMATELEMETRY_DISABLED_PLUGINS": "llamacpp"}
@@ -177,6 +181,24 @@ def test_checks_of_plugins_have_their_own_section_and_count(shelf: Any) -> None:
         "",
         "1 error, 0 warnings.",
     ]
+
+
+def test_gpus_of_the_stub_are_shown_and_what_they_do_not_tell(shelf: Any, tmp_path: Path) -> None:
+    with NvmlStub(LAPTOP, tmp_path) as stub:
+        checks = examined(shelf, {**stub.environ}, 0)["checks"]
+    assert checks["driver"]["section"] == "GPU"
+    assert checks["driver"]["detail"] == "1 GPU can be read; driver 550.54.15, CUDA up to 12.4"
+    assert checks["GPU 0"]["detail"].startswith("NVIDIA GeForce GTX 1060, 6.0 GiB, compute 6.1")
+    assert "energy_mj (nvmlDeviceGetTotalEnergyConsumption is not supported" in checks["GPU 0 figures"]["detail"]
+
+
+def test_a_stub_driver_of_another_version_than_its_kernel_module_is_an_error(shelf: Any, tmp_path: Path) -> None:
+    with NvmlStub(TESLA_T4_X2, tmp_path) as stub:
+        stub.fail("nvmlInitWithFlags", NVML_ERROR_LIB_RM_VERSION_MISMATCH)
+        check = examined(shelf, {**stub.environ}, 1)["checks"]["driver"]
+    assert check["state"] == "error"
+    assert "different versions" in check["detail"]
+    assert "reboot" in check["fix"]
 
 
 @pytest.mark.parametrize("env", [{"COLUMNS": "60"}, {"COLUMNS": "60", "PYTHONIOENCODING": "ascii"}])
