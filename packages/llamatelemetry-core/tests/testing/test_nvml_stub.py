@@ -155,9 +155,20 @@ def test_a_stub_a100_split_by_mig_tells_its_memory_and_little_else(tmp_path: Pat
             pynvml.nvmlDeviceGetMigDeviceHandleByIndex(whole, len(described))
         stub.devices[0].mig_enabled(False)
         assert pynvml.nvmlDeviceGetMigMode(whole) == [0, 0]
+        assert pynvml.nvmlDeviceGetMaxMigDeviceCount(whole) == 0
         assert pynvml.nvmlDeviceGetUtilizationRates(whole).gpu == 0
         with pytest.raises(pynvml.NVMLError_InvalidArgument):
             pynvml.nvmlDeviceGetUUID(first)
+
+
+def test_a_stub_may_pass_its_whole_power_off_as_that_of_a_mig_instance(tmp_path: Path) -> None:
+    with opened(tmp_path, (dataclasses.replace(A100_MIG[0], mig_power=True),)) as stub:
+        mig = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle(), 2)
+        stub.set_time(2)
+        assert pynvml.nvmlDeviceGetPowerUsage(mig) == 50_000
+        assert pynvml.nvmlDeviceGetTotalEnergyConsumption(mig) == 100_000
+        assert field(mig, INSTANT) == (pynvml.NVML_SUCCESS, 50_000)
+        assert field(mig, pynvml.NVML_FI_DEV_MEMORY_TEMP)[0] == pynvml.NVML_ERROR_NOT_SUPPORTED
 
 
 def test_processes_of_a_stub_are_listed_by_the_mig_instance_that_they_run_on(tmp_path: Path) -> None:

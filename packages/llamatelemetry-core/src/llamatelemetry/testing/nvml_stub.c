@@ -53,7 +53,7 @@ enum {
     X(counter_period_ns) X(counter_phase_ns) X(ecc) \
     X(ecc_corrected) X(ecc_corrected_aggregate) X(ecc_uncorrected) X(ecc_uncorrected_aggregate) \
     X(energy_counter) X(event_types) X(fan_percent) X(gpu_numa_node) X(instant_power) X(lost) \
-    X(memory_bus_bits) X(memory_reserved) X(memory_total) X(memory_used) X(mig_max) X(mig_mode) \
+    X(memory_bus_bits) X(memory_reserved) X(memory_total) X(memory_used) X(mig_max) X(mig_mode) X(mig_power) \
     X(multiprocessors) X(nvlink_speed_mbps) X(nvlinks) X(pci_device_id) X(pci_subsystem_id) \
     X(pcie_generation) X(pcie_max_generation) X(pcie_max_width) X(pcie_replays) \
     X(pcie_rx_kb_per_s) X(pcie_tx_kb_per_s) X(pcie_width) X(performance_state) X(persistence) \
@@ -359,6 +359,13 @@ static Return enter_any(int function, DeviceHandle handle, Target *t)
     return resolve(s, handle, t) ? device_error(t->device, function) : INVALID_ARGUMENT;
 }
 
+/* Power and energy of a MIG instance: none, or its whole GPU's. */
+static Return enter_power(int function, DeviceHandle handle, Target *t)
+{
+    Return error = enter_any(function, handle, t);
+    return error == SUCCESS && t->mig != NULL && t->device->figures[G_mig_power] != 1 ? NOT_SUPPORTED : error;
+}
+
 /* Most functions know whole GPUs only. */
 static Return enter_gpu(int function, DeviceHandle handle, Target *t)
 {
@@ -374,6 +381,11 @@ static Return enter_gpu(int function, DeviceHandle handle, Target *t)
 #define BEGIN_GPU(function, handle) \
     Target t; \
     do { Return e_ = enter_gpu(F_##function, handle, &t); if (e_ != SUCCESS) return e_; } while (0); \
+    Device *d = t.device; \
+    (void)d
+#define BEGIN_POWER(function, handle) \
+    Target t; \
+    do { Return e_ = enter_power(F_##function, handle, &t); if (e_ != SUCCESS) return e_; } while (0); \
     Device *d = t.device; \
     (void)d
 #define BEGIN_SYSTEM(function) \
@@ -494,7 +506,7 @@ static unsigned average_mw(Device *d, int64_t time_ns)
 
 Return nvmlDeviceGetPowerUsage(DeviceHandle handle, unsigned *to)
 {
-    BEGIN_GPU(nvmlDeviceGetPowerUsage, handle);
+    BEGIN_POWER(nvmlDeviceGetPowerUsage, handle);
     NEED(to != NULL);
     SUPPORTED(d->figures[G_power] == 1);
     int64_t time_ns = now_ns(t.state);
@@ -504,7 +516,7 @@ Return nvmlDeviceGetPowerUsage(DeviceHandle handle, unsigned *to)
 
 Return nvmlDeviceGetTotalEnergyConsumption(DeviceHandle handle, uint64_t *to)
 {
-    BEGIN_GPU(nvmlDeviceGetTotalEnergyConsumption, handle);
+    BEGIN_POWER(nvmlDeviceGetTotalEnergyConsumption, handle);
     NEED(to != NULL);
     SUPPORTED(d->figures[G_energy_counter] == 1);
     *to = counter_mj(d, now_ns(t.state));
@@ -1057,7 +1069,7 @@ Return nvmlDeviceGetMaxMigDeviceCount(DeviceHandle handle, unsigned *to)
 {
     BEGIN_GPU(nvmlDeviceGetMaxMigDeviceCount, handle);
     NEED(to != NULL);
-    *to = d->figures[G_mig_max] == MISSING ? 0 : (unsigned)d->figures[G_mig_max]; /* 0: cannot be split */
+    *to = d->figures[G_mig_mode] == 1 ? (unsigned)d->figures[G_mig_max] : 0; /* 0: cannot be split, or is not */
     return SUCCESS;
 }
 
@@ -1066,8 +1078,10 @@ Return nvmlDeviceGetMigDeviceHandleByIndex(DeviceHandle handle, unsigned index, 
     BEGIN_GPU(nvmlDeviceGetMigDeviceHandleByIndex, handle);
     NEED(to != NULL);
     SUPPORTED(d->figures[G_mig_mode] != MISSING);
+    if (d->figures[G_mig_mode] != 1)
+        return NOT_FOUND;
     NEED(index < (unsigned)d->figures[G_mig_max]);
-    if (d->figures[G_mig_mode] != 1 || index >= MIGS || d->migs[index].uuid[0] == '\0')
+    if (index >= MIGS || d->migs[index].uuid[0] == '\0')
         return NOT_FOUND;
     *to = handle_of(t.index, (int)index);
     return SUCCESS;
@@ -1301,6 +1315,8 @@ static Return read_field(FieldValue *v, Target *t)
 {
     Device *d = t->device;
     int64_t time_ns = now_ns(t->state);
+    bool of_power = v->field == 83 || v->field == 185 || v->field == 186;
+    SUPPORTED(t->mig == NULL || of_power);
     switch (v->field) {
     case 1: case 2: return field_uint(v, d, G_ecc);
     case 3: return field_ecc(v, d, 0, 0);
@@ -1333,7 +1349,7 @@ static Return read_field(FieldValue *v, Target *t)
 
 Return nvmlDeviceGetFieldValues(DeviceHandle handle, int count, FieldValue *values)
 {
-    BEGIN_GPU(nvmlDeviceGetFieldValues, handle);
+    BEGIN_POWER(nvmlDeviceGetFieldValues, handle);
     NEED(values != NULL && count > 0);
     for (int i = 0; i < count; i++) {
         values[i].time_us = (t.state->origin_unix_ns + now_ns(t.state)) / 1000;

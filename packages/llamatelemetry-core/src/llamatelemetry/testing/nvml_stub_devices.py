@@ -116,6 +116,8 @@ class StubDevice:
         event_types: Bits of ``nvmlEventType…`` that can be registered for; None for no events.
         mig: MIG instances; None for a device that cannot be split, () for one where MIG is off.
         mig_max: Most instances it can have.
+        mig_power: Whether an instance that is asked for power or energy answers with the whole GPU's,
+            as some readers report; else it does not tell.
         nvlinks: Its NVLinks; None for a device without.
         pcie_path: What is between it and the processor, from the host bridge down to the switch it
             hangs on. Devices with the same path share that switch.
@@ -168,6 +170,7 @@ class StubDevice:
     event_types: int | None = _RECORDED
     mig: tuple[StubMig, ...] | None = None
     mig_max: int = 7
+    mig_power: bool = False
     nvlinks: tuple[StubNvlink, ...] | None = None
     pcie_path: tuple[str, ...] = ("host bridge 0",)
     board: str | None = None
@@ -213,6 +216,7 @@ def first_figures(device: StubDevice) -> dict[str, int | None]:
         "memory_used": device.memory_used_bytes,
         "mig_max": None if device.mig is None else device.mig_max,
         "mig_mode": None if device.mig is None else int(len(device.mig) > 0),
+        "mig_power": int(device.mig_power),
         "multiprocessors": device.multiprocessors,
         "nvlinks": None if device.nvlinks is None else len(device.nvlinks),
         "nvlink_speed_mbps": device.nvlinks[0].speed_mbps if device.nvlinks else None,
