@@ -147,9 +147,12 @@ class Account:
         self.tallies: dict[str, Tally] | None = None
         self.done = False
 
-    def wants(self, device: GPUDevice) -> bool:
-        """Whether it may use a device."""
-        return self.gpus is None or device.uuid in self.gpus or str(device.index) in self.gpus
+    def devices_of(self, present: Sequence[GPUDevice]) -> list[GPUDevice]:
+        """Those of the devices that it may use; an instance of a GPU not beside the whole, which has it already."""
+        named = self.gpus
+        chosen = [each for each in present if named is None or each.uuid in named or str(each.index) in named]
+        whole = {device.uuid for device in chosen}
+        return [device for device in chosen if device.parent_uuid not in whole]
 
     def note(self, samples: Sequence[Sample]) -> None:
         """Takes one round of samples of all devices there are."""

@@ -141,8 +141,7 @@ class GPULedger:
     def _attached(self, account: Account) -> Account:
         account.tallies = {
             device.uuid: Tally(device, meter.last if (meter := self._meters.get(device.uuid)) else None)
-            for device in self._devices()
-            if account.wants(device)
+            for device in account.devices_of(self._devices())
         }
         return account
 
