@@ -56,6 +56,18 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.transformers.checkpoint",
         "llamatelemetry.transformers.safetensors_header",
     ),
+    "GPUs": (
+        "llamatelemetry.gpu.nvml",
+        "llamatelemetry.gpu.reader",
+        "llamatelemetry.gpu.device",
+        "llamatelemetry.distributed.topology",
+        "llamatelemetry.distributed.proximity",
+        "llamatelemetry.distributed.nvml_links",
+        "llamatelemetry.distributed.p2p",
+        "llamatelemetry.distributed.topology_text",
+        "llamatelemetry.distributed.cpu_list",
+        "llamatelemetry.distributed.inquiry",
+    ),
     "Extending it": (
         "llamatelemetry.plugins",
         "llamatelemetry.plugins.hookspecs",

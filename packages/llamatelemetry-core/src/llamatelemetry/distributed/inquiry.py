@@ -2,7 +2,7 @@
 
 Much of what topology is made of is missing in virtual machines, in containers and from older
 drivers. Each refusal is kept in words, so that a gap can be explained where it is shown. Everything
-is asked once; :mod:`llamatelemetry.gpu.nvml_questions` is for what is asked again and again.
+is asked once; ``gpu.nvml_questions`` is for what is asked again and again.
 """
 
 from __future__ import annotations
