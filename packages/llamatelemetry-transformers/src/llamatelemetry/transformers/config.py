@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +13,9 @@ from llamatelemetry.transformers.values import ConfigValues
 _MOST_LAYERS: Final = 4096
 _MOST_HEADS: Final = 2**16
 _MOST_EXPERTS: Final = 2**16
+_SHOWN_KINDS: Final = 4
+# Spellings differ between families and releases; the last is the one that families have a default of.
+_EXPERT_COUNTS: Final = ("n_routed_experts", "num_local_experts", "num_experts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,13 +24,15 @@ class Experts:
 
     Attributes:
         count: Experts in each layer that has some.
-        width: Width of one expert; None for that of a plain feed-forward network.
+        used: Experts that one token uses.
+        width: Width of one expert.
         shared_width: Width of the expert that every token goes through; 0 for none.
         dense_layers: Layers, from 0, that have one plain feed-forward network instead.
     """
 
     count: int
-    width: int | None
+    used: int
+    width: int
     shared_width: int
     dense_layers: frozenset[int]
 
@@ -47,16 +52,18 @@ class ModelConfig:
         key_elements: Numbers that one token adds to a layer's cache of keys.
         value_elements: Numbers that one token adds to a layer's cache of values.
         windows: Tokens that each layer looks back at; None for all.
-        feed_forward_length: Width of the feed-forward layers, the largest; None if it does not say.
+        feed_forward_length: Width of plain feed-forward layers, the largest; None if it does not say.
         vocabulary_size: Tokens there are.
         context_length: Tokens it was trained for; None if it does not say.
         tied: Whether the token embeddings are the output matrix too; None if it does not say.
         attention_bias: True where all four projections of attention have biases.
         feed_forward_bias: True where the projections of the feed-forward layers have biases.
         experts: Its experts; None without.
+        reads_more: True where it reads more than text.
         predicted_ahead: Layers after the last that only guess further tokens.
         dtype: Type of its weights, for example ``bfloat16``; None if it does not say.
         quantization: How its weights were made smaller, for example ``bitsandbytes nf4``; None if they were not.
+        assumptions: What was assumed of its attention because it does not say it, one sentence each.
     """
 
     architecture: str
@@ -76,9 +83,11 @@ class ModelConfig:
     attention_bias: bool
     feed_forward_bias: bool
     experts: Experts | None
+    reads_more: bool
     predicted_ahead: int
     dtype: str | None
     quantization: str | None
+    assumptions: tuple[str, ...]
 
 
 def interpret_config(path: Path, config: Mapping[str, Any]) -> ModelConfig:
@@ -95,7 +104,8 @@ def interpret_config(path: Path, config: Mapping[str, Any]) -> ModelConfig:
         ModelFileError: A size is missing, of the wrong type or out of range.
     """
     top = ConfigValues(path, config)
-    values = top.nested("text_config") or top
+    nested = top.nested("text_config")
+    values = nested or top
     own_type = top.text("model_type")
     family = FAMILIES.get(values.text("model_type") or own_type or "", UNKNOWN)
     values = values.with_defaults(family.defaults)
@@ -110,6 +120,7 @@ def interpret_config(path: Path, config: Mapping[str, Any]) -> ModelConfig:
     if latent is not None:
         # Multi-head latent attention keeps one vector for all heads, and one that is rotated.
         key_elements, value_elements = latent, values.needed("qk_rope_head_dim")
+    windows, assumptions = _windows(values, family, layer_count)
     tied = top.flag("tie_word_embeddings")
     return ModelConfig(
         architecture=own_type or (top.texts("architectures") or ["unknown"])[0],
@@ -121,7 +132,7 @@ def interpret_config(path: Path, config: Mapping[str, Any]) -> ModelConfig:
         head_width=head_width,
         key_elements=key_elements,
         value_elements=value_elements,
-        windows=_windows(values, family, layer_count),
+        windows=windows,
         feed_forward_length=values.largest("intermediate_size"),
         vocabulary_size=values.needed("vocab_size"),
         context_length=values.size("max_position_embeddings"),
@@ -129,53 +140,67 @@ def interpret_config(path: Path, config: Mapping[str, Any]) -> ModelConfig:
         attention_bias=values.flag("attention_bias") or False,
         feed_forward_bias=values.flag("mlp_bias") or False,
         experts=_experts(values, layer_count),
+        reads_more=nested is not None or top.nested("vision_config") is not None,
         predicted_ahead=values.size("num_nextn_predict_layers", _MOST_LAYERS, least=0) or 0,
         dtype=_dtype(values) or _dtype(top),
         quantization=_quantization(top) or _quantization(values),
+        assumptions=assumptions,
     )
 
 
-def _windows(values: ConfigValues, family: Family, layer_count: int) -> tuple[int | None, ...]:
-    """Tokens that each layer looks back at. What is not known to look back less looks back at all."""
+def _windows(values: ConfigValues, family: Family, layer_count: int) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
+    """Tokens that each layer looks back at, and what that assumes: a layer of which nothing is known keeps all."""
     window = values.size("sliding_window", least=0) or None
     kinds = values.texts("layer_types")
     if kinds:
         if len(kinds) != layer_count:
             raise values.refused("layer_types", f"it must have an item for each of {layer_count} layers")
-        widths = {"sliding_attention": window, "chunked_attention": values.size("attention_chunk_size")}
-        return tuple(widths.get(kind) for kind in kinds)
-    layers = range(layer_count)
+        known = {"sliding_attention": window, "chunked_attention": values.size("attention_chunk_size")}
+        others = sorted({*kinds} - {*known, "full_attention"})
+        shown = ", ".join(others[:_SHOWN_KINDS])
+        assumption = f"Layers of the kind {shown} are taken to keep keys and values of every token."
+        return tuple(map(known.get, kinds)), (assumption,) if others else ()
+    windowed = _layers_with_window(values, family, range(layer_count))
+    windows = tuple(window if layer in windowed else None for layer in range(layer_count))
+    unknown = family.windows is Windows.UNKNOWN and window and values.flag("use_sliding_window") is not False
+    return windows, (f"No layer is taken to have the sliding window of {window} tokens.",) if unknown else ()
+
+
+def _layers_with_window(values: ConfigValues, family: Family, layers: range) -> Container[int]:
     if family.windows_asked_for and not values.flag("use_sliding_window"):
-        return (None,) * layer_count
+        return ()
     match family.windows:
-        case Windows.NONE:
-            return (None,) * layer_count
+        case Windows.NONE | Windows.UNKNOWN:
+            return ()
         case Windows.ALL:
-            return (window,) * layer_count
+            return layers
         case Windows.LATE:
-            first = values.size("max_window_layers", least=0) or 0
-            return tuple(window if layer >= first else None for layer in layers)
+            return layers[values.size("max_window_layers", least=0) or 0 :]
         case Windows.PERIODIC:
             period = values.size("sliding_window_pattern") or 1
-            return tuple(window if (layer + 1) % period else None for layer in layers)
+            return {layer for layer in layers if (layer + 1) % period}
 
 
 def _experts(values: ConfigValues, layer_count: int) -> Experts | None:
-    counts = (
-        values.size(key, _MOST_EXPERTS, least=0) for key in ("num_experts", "num_local_experts", "n_routed_experts")
-    )
-    count = next((count for count in counts if count), None)
-    if count is None:
+    counts = [values.size(key, _MOST_EXPERTS, least=0) for key in _EXPERT_COUNTS]
+    width = values.size("moe_intermediate_size") or values.largest("intermediate_size")
+    count = next(filter(None, counts), None)
+    if count is None or width is None:
         return None
-    width = values.size("moe_intermediate_size")
     shared = values.size("shared_expert_intermediate_size", least=0)
     if shared is None:
-        shared = (width or 0) * (values.size("n_shared_experts", _MOST_EXPERTS, least=0) or 0)
+        shared = width * (values.size("n_shared_experts", _MOST_EXPERTS, least=0) or 0)
     step = values.size("decoder_sparse_step") or 1
     first = values.size("first_k_dense_replace", least=0) or 0
     dense = {layer for layer in range(layer_count) if layer < first or (layer + 1) % step}
     dense.update(values.whole_numbers("mlp_only_layers"))
-    return Experts(count=count, width=width, shared_width=shared, dense_layers=frozenset(dense))
+    return Experts(
+        count=count,
+        used=min(count, values.size("num_experts_per_tok") or 1),
+        width=width,
+        shared_width=shared,
+        dense_layers=frozenset(dense),
+    )
 
 
 def _dtype(values: ConfigValues) -> str | None:

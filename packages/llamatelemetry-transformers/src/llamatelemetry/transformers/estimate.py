@@ -8,11 +8,13 @@ they are near. What reads images or sound is not in them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from llamatelemetry.errors import ModelFileError
 from llamatelemetry.transformers.config import ModelConfig
+from llamatelemetry.transformers.families import UNKNOWN
 from llamatelemetry.transformers.weights import Weights
 
 _BYTES: Final = {
@@ -66,7 +68,19 @@ def estimate_weights(path: Path, config: ModelConfig) -> Weights:
         tied=tied,
         parameters=embeddings + sum(layers) + output,
         dtype=dtype,
+        assumptions=tuple(_assumptions(config)),
     )
+
+
+def _assumptions(config: ModelConfig) -> Iterator[str]:
+    if config.dtype is None:
+        yield f"Weights are taken to be {_DEFAULT_DTYPE}."
+    if config.family is UNKNOWN:
+        yield "Layers are taken to have the weights that Llama's have."
+        if config.tied is None:
+            yield "The output matrix is taken to be another than the embeddings."
+    if config.reads_more:
+        yield "Weights that read anything but text are not counted."
 
 
 def _attention(config: ModelConfig) -> int:
@@ -92,4 +106,4 @@ def _feed_forward(config: ModelConfig, length: int, layer: int) -> int:
         return 3 * hidden * length + (2 * length + hidden if config.feed_forward_bias else 0)
     # A shared expert has a gate of its own.
     shared = 3 * hidden * experts.shared_width + (hidden if experts.shared_width else 0)
-    return experts.count * (3 * hidden * (experts.width or length) + hidden) + shared
+    return experts.count * (3 * hidden * experts.width + hidden) + shared

@@ -19,7 +19,9 @@ class Windows(Enum):
     """Which layers look back at ``sliding_window`` tokens only, where ``layer_types`` does not say it."""
 
     NONE = auto()
-    """None does; also where nothing is known, because it is what takes most memory."""
+    """None does."""
+    UNKNOWN = auto()
+    """Nobody knows; none is taken to, because that takes most memory."""
     ALL = auto()
     """All do."""
     LATE = auto()
@@ -81,7 +83,8 @@ FAMILIES: Final[Mapping[str, Family]] = MappingProxyType(
             defaults=_sizes((4096, 32, 32, 8, 14_336, 32_000, 131_072), sliding_window=4096), windows=Windows.ALL
         ),
         "mixtral": Family(
-            defaults=_sizes((4096, 32, 32, 8, 14_336, 32_000, 131_072), num_local_experts=8), windows=Windows.ALL
+            defaults=_sizes((4096, 32, 32, 8, 14_336, 32_000, 131_072), num_experts=8, num_experts_per_tok=2),
+            windows=Windows.ALL,
         ),
         "qwen2": Family(
             defaults=_sizes((4096, 32, 32, 32, 22_016, 151_936, 32_768), sliding_window=4096, max_window_layers=28),
@@ -93,6 +96,7 @@ FAMILIES: Final[Mapping[str, Family]] = MappingProxyType(
             defaults=_sizes(
                 (2048, 24, 16, 16, 5632, 151_936, 32_768),
                 num_experts=60,
+                num_experts_per_tok=4,
                 moe_intermediate_size=1408,
                 shared_expert_intermediate_size=5632,
             ),
@@ -111,6 +115,7 @@ FAMILIES: Final[Mapping[str, Family]] = MappingProxyType(
                 (2048, 24, 32, 4, 6144, 151_936, 32_768),
                 sliding_window=4096,
                 num_experts=128,
+                num_experts_per_tok=8,
                 moe_intermediate_size=768,
             ),
             windows=Windows.ALL,
@@ -134,5 +139,5 @@ FAMILIES: Final[Mapping[str, Family]] = MappingProxyType(
 )
 """Families by the ``model_type`` of ``config.json``."""
 
-UNKNOWN: Final = Family(defaults=MappingProxyType({}))
+UNKNOWN: Final = Family(defaults=MappingProxyType({}), windows=Windows.UNKNOWN)
 """Stands for a family that is not known: built like Llama, and nothing taken for granted."""

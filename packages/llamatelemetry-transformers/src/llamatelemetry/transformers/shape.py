@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llamatelemetry.distributed.shape import LayerShape, ModelShape
 from llamatelemetry.transformers.checkpoint import read_checkpoint
-from llamatelemetry.transformers.config import interpret_config
+from llamatelemetry.transformers.config import ModelConfig, interpret_config
 from llamatelemetry.transformers.estimate import estimate_weights
 from llamatelemetry.transformers.weights import sum_weights
 
@@ -61,6 +61,18 @@ def read_shape(path: Path) -> ModelShape | None:
         context_length=config.context_length,
         parameters=weights.parameters,
         quantization=config.quantization or weights.dtype,
-        feed_forward_length=config.feed_forward_length,
+        feed_forward_length=_used_at_once(config),
+        attention_length=config.head_count * config.head_width,
+        experts_used=config.experts.used if config.experts else 1,
         weights_estimated=checkpoint.tensors is None,
+        assumptions=config.assumptions + weights.assumptions,
     )
+
+
+def _used_at_once(config: ModelConfig) -> int | None:
+    """Width of what one token goes through between two layers of attention, the largest."""
+    experts = config.experts
+    if experts is None:
+        return config.feed_forward_length
+    plain = config.feed_forward_length or 0 if experts.dense_layers else 0
+    return max(plain, experts.used * experts.width + experts.shared_width)

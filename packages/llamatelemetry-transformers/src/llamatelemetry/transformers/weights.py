@@ -18,8 +18,9 @@ from llamatelemetry.transformers.safetensors_header import StoredTensor
 
 _LAYER: Final = re.compile(r"(?:^|\.)(?:layers|h)\.(\d{1,6})\.")
 _OUTPUT_MATRICES: Final = frozenset({"lm_head", "embed_out"})
+# What stands beside the layers, before and after them, as families spell it.
+_EMBEDDINGS: Final = re.compile(r"(?:^|\.)(embed_tokens|word_embeddings|embed_in|wte)\.")
 _LAST_NORMS: Final = frozenset({"norm", "final_layernorm", "final_layer_norm", "ln_f"})
-"""Names, as families spell them, of what stands beside the layers and comes after them."""
 
 _DTYPES: Final = {
     "BF16": "bfloat16",
@@ -43,6 +44,7 @@ class Weights:
         tied: True where the token embeddings are the output matrix too.
         parameters: How many weights there are; None where packing hides it.
         dtype: Type that most of them have, for example ``bfloat16``.
+        assumptions: What was assumed to work them out, one sentence each; nothing where they are there.
     """
 
     input_bytes: int
@@ -51,6 +53,7 @@ class Weights:
     tied: bool
     parameters: int | None
     dtype: str
+    assumptions: tuple[str, ...] = ()
 
 
 def sum_weights(path: Path, tensors: Sequence[StoredTensor], config: ModelConfig) -> Weights:
@@ -65,7 +68,7 @@ def sum_weights(path: Path, tensors: Sequence[StoredTensor], config: ModelConfig
         ModelFileError: They are not those of the layers that ``config.json`` tells of.
     """
     stem = _find_layers(path, tensors, config)
-    beside = stem.removesuffix("layers.").removesuffix("h.")
+    beside = _parent(stem)
     has_head = any(_is_output_matrix(tensor) for tensor in tensors)
     tied = _is_tied(config, has_head=has_head)
     layer_bytes = [0] * config.layer_count
@@ -97,8 +100,8 @@ def sum_weights(path: Path, tensors: Sequence[StoredTensor], config: ModelConfig
 def _find_layers(path: Path, tensors: Sequence[StoredTensor], config: ModelConfig) -> str:
     """What the names of the language model's layers start with, such as ``model.layers.``.
 
-    A vision tower has layers too. Those that count are as many as ``config.json`` tells of, and of
-    several such the largest.
+    A vision tower has layers too. Those that count are as many as ``config.json`` tells of; of
+    several such those beside the token embeddings, and then the largest.
     """
     found: defaultdict[str, Counter[int]] = defaultdict(Counter)
     for tensor in tensors:
@@ -106,17 +109,19 @@ def _find_layers(path: Path, tensors: Sequence[StoredTensor], config: ModelConfi
             found[tensor.name[: match.start(1)]][int(match[1])] += tensor.size_bytes
     if not found:
         raise ModelFileError(path, "has no tensor that belongs to a layer, with a name such as model.layers.0.…")
-    by_size = sorted(found, key=lambda stem: found[stem].total(), reverse=True)
+    embedding = filter(None, (_EMBEDDINGS.search(tensor.name) for tensor in tensors))
+    homes = {match.string[: match.start(1)] for match in embedding}
+    likeliest = sorted(found, key=lambda stem: (_parent(stem) in homes, found[stem].total()), reverse=True)
     needed = set(range(config.layer_count))
     allowed = set(range(config.layer_count + config.predicted_ahead))
-    for stem in by_size:
+    for stem in likeliest:
         if needed <= found[stem].keys() <= allowed:
             return stem
-    layers = found[by_size[0]].keys()
+    layers = found[likeliest[0]].keys()
     wrong = sorted(needed - layers) or sorted(layers - allowed)
     problem = "lacks" if needed - layers else "has"
     raise ModelFileError(
-        path, f"{problem} {by_size[0] + str(wrong[0])!r}, and config.json says num_hidden_layers={config.layer_count}"
+        path, f"{problem} {likeliest[0] + str(wrong[0])!r}, and config.json says num_hidden_layers={config.layer_count}"
     )
 
 
@@ -138,3 +143,8 @@ def _is_output_matrix(tensor: StoredTensor) -> bool:
 def _is_last_norm(tensor: StoredTensor, beside: str) -> bool:
     name = tensor.name
     return name.startswith(beside) and name[len(beside) :].partition(".")[0] in _LAST_NORMS
+
+
+def _parent(stem: str) -> str:
+    """What the names of everything beside the layers start with: ``model.`` for ``model.layers.``."""
+    return stem.removesuffix("layers.").removesuffix("h.")
