@@ -69,7 +69,7 @@ def test_hiding_all_gpus_of_the_stub_is_a_warning_with_a_way_out(t4x2: NvmlStub)
         ({"CUDA_VISIBLE_DEVICES": LAPTOP[0].uuid}, False),
     ],
 )
-def test_counting_gpus_of_different_kinds_is_a_warning(
+def test_counting_gpus_of_different_kinds_on_the_stub_is_a_warning(
     tmp_path: Path,
     environ: dict[str, str],
     warned: bool,  # noqa: FBT001 - a case of a table.

@@ -58,6 +58,7 @@ class Nvml:
         self.devices: tuple[GPUDevice, ...] = ()
         self._environ = os.environ if environ is None else environ
         self._binding: Any = None
+        self._owner = 0
         self._figures: dict[str, DeviceFigures] = {}
         self._lost: set[str] = set()
         self._xids: dict[str, int] = {}
@@ -72,7 +73,7 @@ class Nvml:
         try:
             binding = importlib.import_module("pynvml")
             binding.nvmlInit()
-            self._binding = binding
+            self._binding, self._owner = binding, os.getpid()
             return self._adopt(find_gpus(binding), known, driver_versions(binding))
         except Exception as error:  # noqa: BLE001 - telemetry never raises; whatever it is becomes the status.
             self._shut()
@@ -81,9 +82,9 @@ class Nvml:
             return self.status
 
     def close(self) -> None:
-        """Lets go of NVML and of all devices."""
+        """Lets go of NVML and of all devices; Xid counts are kept for the next ``open()``."""
         self._shut()
-        self.devices, self._lost, self._xids = (), set(), {}
+        self.devices, self._lost = (), set()
         self.status = _CLOSED
 
     def fast(self, device: GPUDevice) -> FastReading:
@@ -120,9 +121,8 @@ class Nvml:
         except DeviceLostError:
             self._lost.add(device.uuid)
             if len(self._lost) == len(self.devices):
-                self.status = replace(
-                    lost(), driver_version=self.status.driver_version, cuda_version=self.status.cuda_version
-                )
+                gone = lost()
+                self.status = replace(self.status, state=gone.state, message=gone.message, fix=gone.fix)
             return nothing
 
     def _adopt(self, gpus: tuple[FoundGPU, ...], known: tuple[GPUDevice, ...], versions: Versions) -> DriverStatus:
@@ -165,11 +165,14 @@ class Nvml:
 
     def _shut(self) -> None:
         """Lets go of NVML, and keeps what is known of the devices."""
+        # After a fork it is the parent's, down to the open files: shutting it down here would take it away there.
+        ours = self._owner == os.getpid()
         for uuid, figures in self._figures.items():
             self._xids[uuid] = figures.xids.total
-            figures.xids.close()
+            if ours:
+                figures.xids.close()
         self._figures = {}
-        if self._binding is not None:
+        if self._binding is not None and ours:
             with contextlib.suppress(Exception):  # The driver may be gone, and then there is nothing to let go of.
                 self._binding.nvmlShutdown()
-            self._binding = None
+        self._binding = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llamatelemetry.gpu.device import GPUDevice
-from llamatelemetry.gpu.nvml_questions import Code, code_of
+from llamatelemetry.gpu.nvml_questions import Verdict, judge
 
 Versions = tuple[str | None, str | None]
 """Version of the driver, and the highest version of CUDA that it runs."""
@@ -117,6 +117,6 @@ def _optional(binding: Any, function: str, *arguments: Any) -> Any:
     try:
         return getattr(binding, function)(*arguments)
     except Exception as error:
-        if code_of(error) == Code.GPU_IS_LOST:
+        if judge(error) is Verdict.LOST:
             raise
         return None
