@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -275,7 +276,17 @@ def test_mig_instances_of_the_stub_follow_their_gpu_and_tell_their_memory(a100_m
             assert (instance.power_limit_w, instance.mig_enabled) == (None, None)
             assert mig.profile in instance.name
         assert nvml.fast(instances[1]) == FastReading(memory_used_bytes=700 * MIB)
-        assert nvml.absences(instances[1])["power_w"] == "nvmlDeviceGetPowerUsage is not supported on a MIG instance"
+        assert "not supported on a MIG instance" in nvml.absences(instances[1])["utilization"]
+
+
+def test_a_mig_instance_of_the_stub_is_not_asked_for_the_power_of_its_whole_gpu(tmp_path: Path) -> None:
+    with NvmlStub([replace(A100_MIG[0], mig_power=True)], tmp_path), opened() as nvml:
+        gpu, *instances = nvml.devices
+        assert nvml.fast(gpu).power_w is not None
+        for instance in instances:
+            reading = nvml.fast(instance)
+            assert (reading.power_w, reading.energy_mj) == (None, None)
+            assert "whole GPU" in nvml.absences(instance)["energy_mj"]
 
 
 def test_a_gpu_of_the_stub_split_by_mig_tells_power_and_no_utilization(a100_mig: NvmlStub) -> None:

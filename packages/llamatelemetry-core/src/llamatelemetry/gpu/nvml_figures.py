@@ -61,12 +61,12 @@ class DeviceFigures:
             "memory_controller_utilization",
             self._way("nvmlDeviceGetUtilizationRates", then=lambda answer: (answer.gpu / 100, answer.memory / 100)),
         )
-        self._power = self._question(
+        self._power = self._drawn(
             "power_w",
             ("nvmlDeviceGetFieldValues(POWER_INSTANT)", lambda: field(binding, handle, _POWER_INSTANT) / 1000),
             self._way("nvmlDeviceGetPowerUsage", then=lambda milliwatts: milliwatts / 1000),
         )
-        self._energy = self._question("energy_mj", self._way("nvmlDeviceGetTotalEnergyConsumption"))
+        self._energy = self._drawn("energy_mj", self._way("nvmlDeviceGetTotalEnergyConsumption"))
         self._temperature = self._question(
             "temperature_c",
             self._way("nvmlDeviceGetTemperature", _SENSOR_GPU, then=float),
@@ -152,6 +152,12 @@ class DeviceFigures:
     def _question(self, *parts: str | Way) -> Question:
         figures = tuple(part for part in parts if isinstance(part, str))
         return Question(figures, self._subject, *(part for part in parts if not isinstance(part, str)))
+
+    def _drawn(self, figure: str, *ways: Way) -> Question:
+        if self.device.parent_uuid is None:
+            return Question((figure,), self._subject, *ways)
+        # Some drivers answer for an instance with what the whole GPU draws, which would be counted twice.
+        return Question((figure,), self._subject, reason="what a MIG instance draws is measured on its whole GPU only")
 
     def _way(self, function: str, *arguments: Any, then: Callable[[Any], Any] | None = None) -> Way:
         binding, handle = self._binding, self._handle

@@ -102,6 +102,7 @@ class Question:
         figures: What the answer is for: fields of a reading.
         subject: What is asked, in words: "this device", "a MIG instance".
         ways: Ways to ask; one that is refused for good is left for the next.
+        reason: Why it is not asked at all, where there are no ways.
 
     Attributes:
         figures: As given.
@@ -110,9 +111,9 @@ class Question:
 
     __slots__ = ("_answered", "_refusal", "_subject", "_unknown", "_ways", "figures", "reason")
 
-    def __init__(self, figures: tuple[str, ...], subject: str, *ways: Way) -> None:
+    def __init__(self, figures: tuple[str, ...], subject: str, *ways: Way, reason: str | None = None) -> None:
         self.figures = figures
-        self.reason: str | None = None
+        self.reason: str | None = reason
         self._refusal: str | None = None
         self._subject = subject
         self._ways = list(ways)
