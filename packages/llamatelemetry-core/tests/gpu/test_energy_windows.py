@@ -182,7 +182,18 @@ def test_power_is_not_added_up_across_a_pause():
 
 
 def test_a_pause_of_the_sampler_loses_nothing_of_a_counter():
-    assert spans(windows_of([(0, 0, 50.0), (60_000, 3_000_000, 50.0)])) == [(0, 60_000, 3000.0)]
+    windows = windows_of([(0, 0, 50.0), (100, 5_000, 50.0), (60_100, 3_005_000, 50.0), (60_200, 3_010_000, 50.0)])
+
+    assert spans(windows) == [(0, 100, 5.0), (100, 60_100, 3000.0), (60_100, 60_200, 5.0)]
+
+
+def test_what_a_counter_holds_back_is_all_of_a_window_unless_the_sampler_paused():
+    steady: list[Reading] = [(ms, ms * 50, None) for ms in range(0, 5_000, 100)]
+    waited: list[Reading] = [(5_000, 4_900 * 50, None), (5_100, 5_000 * 50, None)]
+    windows = windows_of([*steady, *waited, (6_100, 6_000 * 50, None)])
+
+    assert [window.step_j for window in windows[:-1]] == [window.energy_j for window in windows[:-1]]
+    assert windows[-1].step_j == pytest.approx(windows[-1].energy_j / 10, rel=0.1)
 
 
 def test_a_reading_that_fails_in_between_loses_nothing():
@@ -286,7 +297,7 @@ def test_idle_power_is_the_least_of_any_second_and_is_kept_when_work_comes():
     jitter=st.lists(st.integers(-30, 30), min_size=120, max_size=120),
     busy=st.integers(0, 110),
 )
-def test_idle_power_is_an_upper_bound_whatever_the_counter_holds_back(
+def test_idle_power_is_never_less_than_was_drawn_but_for_one_step_of_the_counter(
     *, period_ms: int, phase_ms: int, jitter: list[int], busy: int
 ):
     moments = [100 * i + offset for i, offset in enumerate(jitter, start=3)]
@@ -298,8 +309,21 @@ def test_idle_power_is_an_upper_bound_whatever_the_counter_holds_back(
     watts = idle_after([(ms, drawn_mj(ms), None) for ms in moments])
 
     assert watts is not None
-    # A step that the counter makes up for is measured in steps seen, which jitter makes a little uneven.
-    assert watts >= 40.0 * 0.95
+    assert watts >= 40.0 * (1 - (period_ms + 60) / 1000)
+
+
+@pytest.mark.parametrize("period_ms", [20, 97, 100, 103, 250])
+def test_ten_quiet_seconds_tell_idle_power_to_three_percent(period_ms: int):
+    drawn_mj = shown_mj = 0
+    readings: list[Reading] = []
+    for ms in range(25_000):
+        drawn_mj += 30 if ms < 1_500 or 10_000 <= ms < 20_000 else 250
+        if ms % period_ms == 0:
+            shown_mj = drawn_mj
+        if ms % 100 == 50:
+            readings.append((ms, shown_mj, None))
+
+    assert idle_after(readings) == pytest.approx(30.0, rel=0.03)
 
 
 def test_idle_power_does_not_span_a_time_that_was_not_measured():

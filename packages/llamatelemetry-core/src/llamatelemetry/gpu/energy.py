@@ -20,7 +20,9 @@ from llamatelemetry.errors import ConfigurationError
 WEIGHTS_DOUBT: Final = 4.0
 """By how much decoding may be dearer or cheaper, against prompts, than the weights say."""
 RULE_DOUBT: Final = 0.1
-"""Part of a shared window's share by which the rule may be off with the right weights."""
+"""Part of a share by which the rule may be off in a window that several share, with the right weights."""
+PROMPTS_DOUBT: Final = 0.5
+"""The same for a prompt while another one is computed: when each began and ended is known, not which came first."""
 
 
 class EnergyMethod(StrEnum):
@@ -148,15 +150,25 @@ def split_window(
         nothing = (0.0,) * len(claims)
         return Split(shares_j=nothing, margins_j=nothing, idle_j=idle_j, unattributed_j=above_j)
     shares_j = _divide(ours_j, parts)
-    margins_j = [0.0] * len(claims)
-    if len(claims) > 1:
-        margins_j = [share * RULE_DOUBT for share in shares_j]
-        if any(prompts) and any(answers):
-            most = _divide(ours_j, _in_all(prompts, answers, WEIGHTS_DOUBT))
-            least = _divide(ours_j, _in_all(prompts, answers, 1 / WEIGHTS_DOUBT))
-            spans = (abs(high - low) for high, low in zip(most, least, strict=True))
-            margins_j = [margin + span / 2 for margin, span in zip(margins_j, spans, strict=True)]
-    return Split(shares_j=shares_j, margins_j=tuple(margins_j), idle_j=idle_j, unattributed_j=above_j - ours_j)
+    margins_j = _margins(ours_j, shares_j, prompts, answers) if len(claims) > 1 else (0.0,)
+    return Split(shares_j=shares_j, margins_j=margins_j, idle_j=idle_j, unattributed_j=above_j - ours_j)
+
+
+def _margins(
+    amount: float, shares: Sequence[float], prompts: Sequence[float], answers: Sequence[float]
+) -> tuple[float, ...]:
+    """By how much each share might be off: the rule, prompts whose progress nobody knows, and the weights."""
+    margins = [share * RULE_DOUBT for share in shares]
+    if sum(map(bool, prompts)) > 1:
+        for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            margins[i] += shares[i] * PROMPTS_DOUBT * (prompt / (prompt + answer) if prompt else 0.0)
+    if any(prompts) and any(answers):
+        off = [0.0] * len(shares)
+        for factor in (WEIGHTS_DOUBT, 1 / WEIGHTS_DOUBT):
+            others = _divide(amount, _in_all(prompts, answers, factor))
+            off = [max(most, abs(other - share)) for most, other, share in zip(off, others, shares, strict=True)]
+        margins = [margin + most for margin, most in zip(margins, off, strict=True)]
+    return tuple(margins)
 
 
 def _work(claims: Sequence[Claim], weights: WorkWeights) -> tuple[list[float], list[float]]:

@@ -7,6 +7,7 @@ choice, where there is no counter or where it stands still.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Final
 
@@ -47,7 +48,7 @@ class WindowMaker:
 
     def __init__(self) -> None:
         self.counter_period_s: float | None = None
-        self._movements: deque[int] = deque(maxlen=MOVEMENTS)
+        self._movements: deque[float] = deque(maxlen=MOVEMENTS)
         self._drawn_w = 0.0
         self.reset()
 
@@ -98,7 +99,8 @@ class WindowMaker:
             return self._by_power(start_ns, monotonic_ns, energy_mj)
         if energy_mj is None or energy_mj == counted_mj:
             return self._without_movement(start_ns, monotonic_ns, counted_mj, counter_is_there=energy_mj is not None)
-        return self._by_counter(start_ns, monotonic_ns, energy_mj, energy_mj - counted_mj)
+        moved_mj = energy_mj - counted_mj
+        return self._by_counter(start_ns, monotonic_ns, energy_mj, moved_mj=moved_mj, passed_s=passed_s)
 
     def _begin(self, now_ns: int, energy_mj: int | None, *, stalled: bool = False) -> None:
         self._start_ns = now_ns
@@ -119,18 +121,22 @@ class WindowMaker:
             # Power may have changed at once, right after the one reading or right before the other.
             self._rough_j += abs(power_w - before_w) / 2 * passed_s
 
-    def _by_counter(self, start_ns: int, now_ns: int, energy_mj: int, moved_mj: int) -> EnergyWindow:
-        self._movements.append(now_ns - start_ns)
-        self.counter_period_s = sum(self._movements) / len(self._movements) * 1e-9
+    def _by_counter(
+        self, start_ns: int, now_ns: int, energy_mj: int, *, moved_mj: int, passed_s: float
+    ) -> EnergyWindow:
+        length_s = (now_ns - start_ns) * 1e-9
+        self._movements.append(length_s)
+        self.counter_period_s = math.fsum(self._movements) / len(self._movements)
         energy_j = moved_mj / 1000
-        self._drawn_w = energy_j / ((now_ns - start_ns) * 1e-9)
+        self._drawn_w = energy_j / length_s
         self._begin(now_ns, energy_mj)
         return EnergyWindow(
             start_ns=start_ns,
             end_ns=now_ns,
             energy_j=energy_j,
             method=EnergyMethod.COUNTER,
-            step_j=self._drawn_w * self.counter_period_s,
+            # It moved since the reading before: all at once, unless that was long ago.
+            step_j=energy_j * min(1.0, self.counter_period_s / passed_s),
         )
 
     def _by_power(
@@ -167,35 +173,35 @@ class IdlePower:
     """Least mean power over any second or more since sampling began.
 
     Nothing tells what a GPU that serves would draw without work. It cannot be more than the least it was
-    seen to draw, so this is an upper bound, and requests are never charged for what idleness costs. It
-    comes down at the first quiet second. A device that is busy from the first sample on hides its idle
-    power: then what a user measured before should be given instead. What the counter held back is added
-    before the mean is taken, so that a step that came late does not pass for idleness.
+    seen to draw, so this is an upper bound, and comes down at the first quiet second. A device that is busy
+    from the first sample on hides its idle power: then what a user measured before should be given instead.
+
+    Stretches are compared with what the counter may hold back at their ends added, so that a step that
+    comes late does not pass for idleness, and of two quiet stretches the longer one counts.
 
     Attributes:
-        watts: An upper bound of what the device draws when idle; None before the first second.
+        watts: What the device draws when idle, at most; None before the first second.
     """
 
     def __init__(self) -> None:
         self.watts: float | None = None
+        self._least_w = math.inf
         self._windows: deque[EnergyWindow] = deque()
-        self._length_ns = 0
 
     def feed(self, window: EnergyWindow) -> None:
         """Takes the next window."""
-        if self._windows and self._windows[-1].end_ns != window.start_ns:
-            self._windows.clear()
-            self._length_ns = 0
-        self._windows.append(window)
-        self._length_ns += window.end_ns - window.start_ns
-        while len(self._windows) > 1 and self._length_ns > LONGEST_STRETCH_NS:
-            oldest = self._windows.popleft()
-            self._length_ns -= oldest.end_ns - oldest.start_ns
-        energy_j = window.step_j
-        for each in reversed(self._windows):
+        windows = self._windows
+        if windows and windows[-1].end_ns != window.start_ns:
+            windows.clear()
+        windows.append(window)
+        while window.end_ns - windows[0].start_ns > LONGEST_STRETCH_NS and len(windows) > 1:
+            windows.popleft()
+        energy_j = 0.0
+        for each in reversed(windows):
             energy_j += each.energy_j
             length_ns = window.end_ns - each.start_ns
             if length_ns >= SHORTEST_STRETCH_NS:
-                mean_w = energy_j / (length_ns * 1e-9)
-                if self.watts is None or mean_w < self.watts:
-                    self.watts = mean_w
+                length_s = length_ns * 1e-9
+                most_w = (energy_j + window.step_j) / length_s
+                if most_w < self._least_w:
+                    self._least_w, self.watts = most_w, energy_j / length_s
