@@ -125,8 +125,10 @@ class WindowMaker:
         self, start_ns: int, now_ns: int, energy_mj: int, *, moved_mj: int, passed_s: float
     ) -> EnergyWindow:
         length_s = (now_ns - start_ns) * 1e-9
-        self._movements.append(length_s)
-        self.counter_period_s = math.fsum(self._movements) / len(self._movements)
+        if self.counter_period_s is None or passed_s < 2 * self.counter_period_s:
+            # After a pause of the sampler nobody knows how often it moved.
+            self._movements.append(length_s)
+        period_s = self.counter_period_s = math.fsum(self._movements) / len(self._movements)
         energy_j = moved_mj / 1000
         self._drawn_w = energy_j / length_s
         self._begin(now_ns, energy_mj)
@@ -136,7 +138,7 @@ class WindowMaker:
             energy_j=energy_j,
             method=EnergyMethod.COUNTER,
             # It moved since the reading before: all at once, unless that was long ago.
-            step_j=energy_j * min(1.0, self.counter_period_s / passed_s),
+            step_j=energy_j * min(1.0, period_s / passed_s),
         )
 
     def _by_power(
