@@ -206,6 +206,29 @@ def test_no_round_takes_more_than_one_rare_reading_and_slow_ones_are_spread() ->
         assert bench.reader.calls["slow"] - before["slow"] <= 2
 
 
+def test_after_a_long_stop_nothing_is_read_twice_to_make_up_for_it() -> None:
+    bench = ByHand(8)
+    bench.run(10)
+    bench.time.advance(3600)
+    before = bench.reader.calls.copy()
+    bench.run(1)
+    for device in bench.sampler.devices:
+        assert bench.reader.calls[f"fast {device.uuid}"] - before[f"fast {device.uuid}"] == 10
+        assert bench.reader.calls[f"slow {device.uuid}"] - before[f"slow {device.uuid}"] == 1
+        assert bench.reader.calls[f"rare {device.uuid}"] - before[f"rare {device.uuid}"] == 1
+
+
+@pytest.mark.parametrize("interval_s", [0.05, 0.1, 0.35, 1.0, 7.0])
+def test_rounds_that_come_a_little_early_or_late_do_not_put_slow_readings_off(interval_s) -> None:
+    bench = ByHand(3, interval_s=interval_s)
+    rounds = round(700 / interval_s)
+    for number in range(rounds):
+        bench.sampler.tick()
+        bench.time.advance(interval_s * (1.05, 0.95)[number % 2])
+    expected = min(rounds, 700 / max(1, interval_s))
+    assert expected * 0.85 <= bench.reader.calls["slow GPU-0"] <= expected * 1.1 + 1
+
+
 def test_a_rare_reading_comes_after_the_listeners_were_told() -> None:
     bench = ByHand(1)
     seen = []

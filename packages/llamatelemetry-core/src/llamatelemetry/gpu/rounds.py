@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from math import ceil
 from typing import Final, TypeVar
 
 from llamatelemetry.clock import Clock
@@ -50,9 +51,8 @@ class Rounds:
         self._now = clock.monotonic_ns
         self._capacity = round(retention_s / interval_s) + 1
         self._retention_ns = round(retention_s * 1e9)
-        self._longest_gap_ns = max(SLOW_PERIOD_NS, round(10 * interval_s * 1e9))
-        self._slow: deque[Track] = deque()
-        self._rare: deque[Track] = deque()
+        self._interval_ns = round(interval_s * 1e9)
+        self._slow = self._rare = _Turns((), 0, 0, 0, 0)
         self._opened = False
         self._retry_ns: int | None = None
         self._said: set[str] = set()
@@ -65,11 +65,8 @@ class Rounds:
             self._open(now_ns)
         if not self.tracks:
             return None
-        while (track := self._slow[0]).slow_due_ns <= now_ns:
-            if track.lost_ns is None:
-                track.slow = self._ask(self._reader.slow, track.device, SlowReading)
-            track.slow_due_ns = max(track.slow_due_ns, now_ns - SLOW_PERIOD_NS) + SLOW_PERIOD_NS
-            self._slow.rotate(-1)
+        for track in self._slow.due(now_ns):
+            track.slow = self._ask(self._reader.slow, track.device, SlowReading)
         samples = tuple(
             self._sample(track) if track.lost_ns is None or (found and track.listed) else track.lose(self._now())
             for track in self.tracks
@@ -80,11 +77,7 @@ class Rounds:
 
     def read_rare(self) -> None:
         """The rare reading of the device whose turn it is, if it is due."""
-        if not self._rare or (track := self._rare[0]).rare_due_ns > (now_ns := self._now()):
-            return
-        self._rare.rotate(-1)
-        track.rare_due_ns = now_ns + RARE_PERIOD_NS
-        if track.lost_ns is None:
+        for track in self._rare.due(self._now()):
             track.rare = self._ask(self._reader.rare, track.device, RareReading)
 
     def read_everything(self) -> None:
@@ -154,7 +147,9 @@ class Rounds:
         gone = {track.device.uuid: track for track in self.tracks}
         tracks = []
         for device in devices:
-            track = gone.pop(device.uuid, None) or Track(device, self._capacity, self._longest_gap_ns)
+            track = gone.pop(device.uuid, None) or Track(
+                device, self._capacity, max(SLOW_PERIOD_NS, 10 * self._interval_ns)
+            )
             track.device, track.listed = device, True
             tracks.append(track)
         for track in gone.values():
@@ -169,13 +164,13 @@ class Rounds:
         self._follow(tracks, now_ns)
 
     def _follow(self, tracks: list[Track], now_ns: int) -> None:
-        """Takes turns anew. Slow readings are spread over their period; the first ones are taken now."""
-        for position, track in enumerate(tracks):
+        """Takes turns anew. The first slow readings are taken at once, so that no sample is without them."""
+        for track in tracks:
             if track.listed:
                 track.slow = self._ask(self._reader.slow, track.device, SlowReading)
-            track.slow_due_ns = now_ns + SLOW_PERIOD_NS * (position + 1) // len(tracks)
-            track.rare_due_ns = now_ns
-        self._slow, self._rare = deque(tracks), deque(tracks)
+        at_most = ceil(len(tracks) * self._interval_ns / SLOW_PERIOD_NS)
+        self._slow = _Turns(tracks, now_ns + SLOW_PERIOD_NS, SLOW_PERIOD_NS, self._interval_ns // 2, at_most)
+        self._rare = _Turns(tracks, now_ns, RARE_PERIOD_NS, self._interval_ns // 2, 1)
         self.tracks, self.devices = tuple(tracks), tuple(track.device for track in tracks)
 
     def _plan_retry(self, now_ns: int) -> None:
@@ -183,3 +178,32 @@ class Rounds:
         self._retry_ns = None
         if lost_for_ns:
             self._retry_ns = now_ns + min(LONGEST_RETRY_NS, max(RETRY_NS, min(lost_for_ns) // 4))
+
+
+class _Turns:
+    """Devices in turns: each once a period, and only so many a round, which spreads them by itself.
+
+    Args:
+        tracks: The devices.
+        first_ns: When the first turns are due.
+        period_ns: From one turn of a device to its next.
+        slack_ns: A turn may be so much early, so that a round that is early does not put it off by a whole round.
+        at_most: Devices in a round.
+    """
+
+    def __init__(self, tracks: Sequence[Track], first_ns: int, period_ns: int, slack_ns: int, at_most: int) -> None:
+        self._queue = deque((first_ns, track) for track in tracks)
+        self._period_ns = period_ns
+        self._slack_ns = slack_ns
+        self._at_most = min(at_most, len(tracks))
+
+    def due(self, now_ns: int) -> Iterator[Track]:
+        """The devices whose turn it is and that answer."""
+        for _ in range(self._at_most):
+            due_ns, track = self._queue[0]
+            if due_ns > now_ns + self._slack_ns:
+                return
+            self._queue.popleft()
+            self._queue.append((now_ns + self._period_ns, track))
+            if track.lost_ns is None:
+                yield track

@@ -70,8 +70,6 @@ class Track:
         lost_ns: Since when it does not answer; None while it does.
         slow: The latest slow reading.
         rare: The latest rare reading.
-        slow_due_ns: When the next slow reading is due.
-        rare_due_ns: When the next rare reading is due.
     """
 
     def __init__(self, device: GPUDevice, capacity: int, longest_gap_ns: int) -> None:
@@ -81,8 +79,6 @@ class Track:
         self.lost_ns: int | None = None
         self.slow = SlowReading()
         self.rare = RareReading()
-        self.slow_due_ns = 0
-        self.rare_due_ns = 0
         self._energy = EnergySum(longest_gap_ns)
         self._latest: tuple[int, FastReading, float | None] | None = None
 
