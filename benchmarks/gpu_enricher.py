@@ -22,8 +22,9 @@ from llamatelemetry.gpu.device import FastReading, GPUDevice
 from llamatelemetry.gpu.enricher import GPUSpanEnricher
 from llamatelemetry.gpu.ledger import GPULedger
 from llamatelemetry.gpu.snapshot import Sample, Tick
+from llamatelemetry.inference.events import EventRecorder
 from llamatelemetry.inference.metering import PendingUse, current_meter, install_meter
-from llamatelemetry.inference.record import EventRecorder, FinishedRecord
+from llamatelemetry.inference.record import FinishedRecord
 
 REQUESTS = 5000
 BATCH = 16

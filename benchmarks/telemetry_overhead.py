@@ -24,7 +24,8 @@ from llamatelemetry.backends.echo import EchoBackend
 from llamatelemetry.backends.protocol import StreamEnd, Usage
 from llamatelemetry.clock import SYSTEM_CLOCK
 from llamatelemetry.config import Settings
-from llamatelemetry.inference.record import EventRecorder, FinishedRecord
+from llamatelemetry.inference.events import EventRecorder
+from llamatelemetry.inference.record import FinishedRecord
 from llamatelemetry.inference.sink import install_sink
 from llamatelemetry.otel.recorder import Recorder
 from llamatelemetry.otel.redaction import redactor_for

@@ -3,7 +3,7 @@ from __future__ import annotations
 from llamatelemetry.backends.protocol import ModelInfo, StreamEnd
 from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.clock import SYSTEM_CLOCK, Clock, ManualClock
-from llamatelemetry.inference.record import EventRecorder
+from llamatelemetry.inference.events import EventRecorder
 
 
 def test_a_manual_clock_moves_only_when_told() -> None:

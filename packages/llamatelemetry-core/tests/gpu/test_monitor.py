@@ -13,8 +13,9 @@ from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.clock import SYSTEM_CLOCK
 from llamatelemetry.gpu.enricher import GPUSpanEnricher
 from llamatelemetry.gpu.monitor import start_monitor
+from llamatelemetry.inference.events import EventRecorder
 from llamatelemetry.inference.metering import current_meter
-from llamatelemetry.inference.record import EventRecorder, FinishedRecord
+from llamatelemetry.inference.record import FinishedRecord
 from llamatelemetry.testing.nvml_stub import NvmlStub
 
 PERIOD_S = 0.02

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import pytest
 
@@ -103,6 +104,9 @@ class KeptTrace:
 
     def __init__(self, records: list[FinishedRecord]) -> None:
         self._records = records
+
+    def active(self):
+        return nullcontext()
 
     def finish(self, record: FinishedRecord) -> None:
         self._records.append(record)

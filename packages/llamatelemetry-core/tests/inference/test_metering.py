@@ -10,8 +10,9 @@ from llamatelemetry.backends.protocol import BackendTimings, ModelInfo, StreamEn
 from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.clock import ManualClock
 from llamatelemetry.inference.engine import InferenceEngine
+from llamatelemetry.inference.events import EventRecorder
 from llamatelemetry.inference.metering import HardwareUse, WorkInProgress, install_meter
-from llamatelemetry.inference.record import EventRecorder, KVHold
+from llamatelemetry.inference.record import KVHold
 
 T0 = 1_700_000_000_000_000_000
 

@@ -8,7 +8,8 @@ from llamatelemetry.backends.protocol import BackendTimings, ModelInfo, StreamEn
 from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.clock import ManualClock
 from llamatelemetry.inference import metrics
-from llamatelemetry.inference.record import EventRecorder, FinishedRecord
+from llamatelemetry.inference.events import EventRecorder
+from llamatelemetry.inference.record import FinishedRecord
 
 MODEL = ModelInfo(model="m", provider="echo")
 

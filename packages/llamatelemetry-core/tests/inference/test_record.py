@@ -3,7 +3,8 @@ from __future__ import annotations
 from llamatelemetry.backends.protocol import ModelInfo, StreamEnd
 from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.clock import ManualClock
-from llamatelemetry.inference.record import Attempt, EventRecorder, KVHold
+from llamatelemetry.inference.events import EventRecorder
+from llamatelemetry.inference.record import Attempt, KVHold
 from llamatelemetry.inference.result import result_from
 
 T0 = 1_700_000_000_000_000_000

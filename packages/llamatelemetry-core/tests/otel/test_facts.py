@@ -6,7 +6,8 @@ from llamatelemetry.backends.protocol import BackendTimings, ModelInfo, StreamEn
 from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.clock import ManualClock
 from llamatelemetry.errors import BackendConnectionError
-from llamatelemetry.inference.record import EventRecorder, FinishedRecord, KVHold
+from llamatelemetry.inference.events import EventRecorder
+from llamatelemetry.inference.record import FinishedRecord, KVHold
 from llamatelemetry.otel.facts import attempts_of, facts_of, phases_of
 
 MODEL = ModelInfo(model="m", provider="llamacpp", slots=4, owned=True)

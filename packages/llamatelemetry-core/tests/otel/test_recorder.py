@@ -26,9 +26,10 @@ from llamatelemetry.clock import ManualClock
 from llamatelemetry.config import Settings
 from llamatelemetry.errors import BackendResponseError, RequestCancelledError
 from llamatelemetry.inference.engine import InferenceEngine
-from llamatelemetry.inference.record import EventRecorder, FinishedRecord, KVHold, Opening
+from llamatelemetry.inference.events import EventRecorder
+from llamatelemetry.inference.record import FinishedRecord, KVHold, Opening
 from llamatelemetry.inference.sink import install_sink
-from llamatelemetry.otel.recorder import OUTER_INFERENCE_KEY, Recorder
+from llamatelemetry.otel.recorder import OUTER_INFERENCE_KEY, Recorder, inside_inference
 from llamatelemetry.testing.semconv import assert_valid_metrics, assert_valid_spans
 
 
@@ -572,3 +573,32 @@ def test_a_forked_child_records_its_own_and_not_its_parents(make_bench: Callable
     os.waitpid(pid, 0)
     with os.fdopen(read) as pipe:
         assert pipe.read() == "decode,prefill,queue,text_completion echo"
+
+
+def test_what_is_traced_while_the_model_is_asked_is_inside_its_span(make_bench):
+    running = make_bench()
+
+    class Traced(EchoBackend):
+        def stream(self, request, placement):
+            running.tracers.get_tracer("library").start_span("http").end()
+            yield from super().stream(request, placement)
+
+    with InferenceEngine(Traced()) as engine:
+        engine.generate(InferenceRequest(prompt="one"))
+    spans = running.finished()
+    assert spans["http"].parent.span_id == running.inference().context.span_id
+
+
+def test_an_inference_inside_another_of_ours_has_no_second_span(make_bench):
+    running = make_bench()
+
+    class Outer(EchoBackend):
+        def stream(self, request, placement):
+            with InferenceEngine(EchoBackend(model="inner")) as inner:
+                inner.generate(request)
+            yield from super().stream(request, placement)
+
+    with InferenceEngine(Outer()) as engine:
+        engine.generate(InferenceRequest(prompt="one"))
+    assert [name for name in running.finished() if name.startswith("text_completion")] == ["text_completion echo"]
+    assert not inside_inference()

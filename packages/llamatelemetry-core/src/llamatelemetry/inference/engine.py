@@ -25,13 +25,13 @@ from llamatelemetry.inference import live
 from llamatelemetry.inference.decisions import Ticket
 from llamatelemetry.inference.delivery import DeltaQueue, DeltaSink, LoopDeltas
 from llamatelemetry.inference.dispatcher import Dispatcher
+from llamatelemetry.inference.events import EventRecorder
 from llamatelemetry.inference.job import InferenceFuture, Job
 from llamatelemetry.inference.kv_cache import PagedKVCache
 from llamatelemetry.inference.lane import Lane
 from llamatelemetry.inference.places import SlotGroup
 from llamatelemetry.inference.policy import SchedulerConfig
 from llamatelemetry.inference.prompts import PromptTokenizer
-from llamatelemetry.inference.record import EventRecorder
 from llamatelemetry.inference.result import InferenceResult
 from llamatelemetry.inference.retry import RetryPolicy
 from llamatelemetry.inference.scheduler import RequestScheduler

@@ -22,8 +22,8 @@ from llamatelemetry.errors import (
     StreamInterruptedError,
 )
 from llamatelemetry.inference.delivery import DeltaSink
+from llamatelemetry.inference.events import EventRecorder
 from llamatelemetry.inference.metering import PendingUse, current_meter
-from llamatelemetry.inference.record import EventRecorder
 from llamatelemetry.inference.result import InferenceResult, result_from
 from llamatelemetry.inference.sink import RequestTrace
 
@@ -127,7 +127,8 @@ class Job:
             self._hardware = current_meter().begin(self.recorder)
         self.future.mark_started()
         try:
-            end = self._consume(backend, placement, progress)
+            with self.trace.active():
+                end = self._consume(backend, placement, progress)
         except LlamatelemetryError:
             self._check_wanted()
             raise

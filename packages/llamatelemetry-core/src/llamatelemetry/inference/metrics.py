@@ -18,8 +18,8 @@ _NS = 1e-9
 
 
 def queue_time(record: FinishedRecord) -> float | None:
-    """Seconds from submission to dispatch; None if it was never dispatched."""
-    if record.dispatched_ns is None:
+    """Seconds from submission to dispatch; None if it was never dispatched, or there was no queue."""
+    if record.dispatched_ns is None or record.queueless:
         return None
     return (record.dispatched_ns - record.opening.submitted_ns) * _NS
 

@@ -7,6 +7,7 @@ recorder; without it records are dropped and results still carry every figure.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from llamatelemetry.inference.record import FinishedRecord, Opening
@@ -26,6 +27,13 @@ class RequestTrace(Protocol):
     @property
     def traceparent(self) -> str | None:
         """W3C trace context to send to the backend, or None."""
+        ...
+
+    def active(self) -> AbstractContextManager[object]:
+        """Makes it this thread's current trace while the model is asked; enter and leave it in one thread.
+
+        What is traced meanwhile is inside it, and whoever else would trace the same inference is told not to.
+        """
         ...
 
     def finish(self, record: FinishedRecord) -> None:
@@ -58,6 +66,9 @@ class _NoTrace:
     trace_id: str | None = None
     traceparent: str | None = None
 
+    def active(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
     def finish(self, record: FinishedRecord) -> None:
         pass
 
@@ -83,3 +94,8 @@ def install_sink(sink: RecordSink | None) -> None:
 def current_sink() -> RecordSink:
     """The sink that new requests are given to."""
     return _sink
+
+
+def installed_sink() -> RecordSink | None:
+    """The sink that was installed; None if there is none, and records are dropped."""
+    return None if _sink is _NO_SINK else _sink

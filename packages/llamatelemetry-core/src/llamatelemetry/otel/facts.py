@@ -112,7 +112,7 @@ def phases_of(record: FinishedRecord) -> tuple[tuple[PhaseFacts, int, int], ...]
     """The phases a request went through, each with its start and end in Unix nanoseconds.
 
     They tile the request: the first starts at submission, each where the one before ends, and the
-    last ends when the request does. A phase that was not reached is not there.
+    last ends when the request does. A phase that was not reached is not there, nor a queue where there is none.
     """
     opening, dispatched, ended = record.opening, record.dispatched_ns, record.finished_ns
     if dispatched is None:
@@ -120,7 +120,7 @@ def phases_of(record: FinishedRecord) -> tuple[tuple[PhaseFacts, int, int], ...]
     first_token = record.token_ns[0] if record.token_ns else None
     prefill_end = ended if first_token is None else first_token
     prefill_s, decode_s = _seconds(record.timings.prefill_ms), _seconds(record.timings.decode_ms)
-    queue = (PhaseFacts(name="queue"), opening.submitted_ns, dispatched)
+    queue = () if record.queueless else ((PhaseFacts(name="queue"), opening.submitted_ns, dispatched),)
     prefill = (
         PhaseFacts(
             name="prefill",
@@ -131,7 +131,7 @@ def phases_of(record: FinishedRecord) -> tuple[tuple[PhaseFacts, int, int], ...]
         prefill_end,
     )
     if first_token is None:
-        return (queue, prefill)
+        return (*queue, prefill)
     held_s = metrics.consumer_wait(record)
     decode = (
         PhaseFacts(
@@ -143,7 +143,7 @@ def phases_of(record: FinishedRecord) -> tuple[tuple[PhaseFacts, int, int], ...]
         first_token,
         ended,
     )
-    return (queue, prefill, decode)
+    return (*queue, prefill, decode)
 
 
 def attempts_of(record: FinishedRecord) -> tuple[tuple[AttemptFacts, int], ...]:

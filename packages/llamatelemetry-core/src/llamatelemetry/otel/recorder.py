@@ -8,7 +8,8 @@ answer: enrichers run, phases are laid out, attributes are mapped, metrics are r
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any, Final
 
@@ -41,6 +42,12 @@ _log = logging.getLogger(__name__)
 
 OUTER_INFERENCE_KEY: Final = "opentelemetry.genai.client.inference.context"
 """Context key under which opentelemetry-util-genai says that an inference span is already open."""
+
+
+def inside_inference() -> bool:
+    """Whether this thread works for an inference that has its span already, ours or somebody else's."""
+    return otel_context.get_value(OUTER_INFERENCE_KEY) is not None
+
 
 MAX_WAITING_RECORDS: Final = 8192
 """Finished records that may wait for the recorder; past it the oldest is dropped and counted."""
@@ -79,6 +86,11 @@ class Recorder:
         self._enrichers = [_GuardedEnricher(enricher) for enricher in enrichers]
         self._instruments = Instruments(meter, self._profiles)
         self._handover = Handover(self._record, self._instruments.dropped, max_waiting)
+
+    @property
+    def captures_content(self) -> bool:
+        """Whether prompts and answers may be exported."""
+        return self._content_on_span or self._content_in_event
 
     def begin(self, opening: Opening) -> RequestTrace:
         """Starts the inference span under the caller's current context."""
@@ -181,6 +193,15 @@ class _Trace:
         span = self._span_context
         return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
 
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        context = otel_context.set_value(OUTER_INFERENCE_KEY, True, trace.set_span_in_context(self._span))
+        token = otel_context.attach(context)
+        try:
+            yield
+        finally:
+            otel_context.detach(token)
+
     def finish(self, record: FinishedRecord) -> None:
         self._put(self._span, record)
 
@@ -197,6 +218,9 @@ class _Untraced:
     @property
     def trace_id(self) -> str | None:
         return trace.format_trace_id(self._outer.trace_id) if self._outer.is_valid else None
+
+    def active(self) -> AbstractContextManager[object]:
+        return nullcontext()
 
     def finish(self, record: FinishedRecord) -> None:
         pass

@@ -29,6 +29,9 @@ _CONSUMER_WAIT: Final = Attribute(
     unit="s",
     task="generation",
 )
+QUEUE_DURATION: Final = Attribute(
+    "llamatelemetry.queue.duration", "double", "queue_duration_s", "Submission to dispatch.", unit="s"
+)
 KV_ESTIMATED: Final = Attribute(
     "llamatelemetry.kv.estimated",
     "boolean",
@@ -68,7 +71,7 @@ INFERENCE: Final = (
     ),
     Attribute("llamatelemetry.request.tenant", "string", "tenant", "Who the request is for."),
     Attribute("llamatelemetry.request.priority", "int", "priority", "Urgency; smaller is more urgent."),
-    Attribute("llamatelemetry.queue.duration", "double", "queue_duration_s", "Submission to dispatch.", unit="s"),
+    QUEUE_DURATION,
     Attribute(
         "llamatelemetry.queue.depth",
         "int",

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+import llamatelemetry
+from llamatelemetry.backends.protocol import ModelInfo, StreamEnd, Usage
+from llamatelemetry.backends.request import InferenceRequest
+from llamatelemetry.errors import ConfigurationError
+from llamatelemetry.inference.observation import Observation
+from llamatelemetry.otel.instrumentation import InstrumentationSink
+from llamatelemetry.testing.semconv import assert_valid_metrics, assert_valid_spans
+
+MODEL = ModelInfo(model="m", provider="transformers", in_process=True)
+
+
+class Elsewhere:
+    """Providers that are not ours."""
+
+    def __init__(self) -> None:
+        self.spans = InMemorySpanExporter()
+        self.reader = InMemoryMetricReader()
+        self.tracer_provider = TracerProvider(shutdown_on_exit=False)
+        self.tracer_provider.add_span_processor(SimpleSpanProcessor(self.spans))
+        self.meter_provider = MeterProvider([self.reader], shutdown_on_exit=False)
+
+    def sink(self) -> InstrumentationSink:
+        return InstrumentationSink(tracer_provider=self.tracer_provider, meter_provider=self.meter_provider)
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Elsewhere]:
+    yield Elsewhere()
+    llamatelemetry.shutdown()
+
+
+def observe(sink: InstrumentationSink) -> None:
+    seen = Observation(InferenceRequest(prompt=""), MODEL, sink)
+    seen.started()
+    seen.token()
+    seen.finish(StreamEnd(finish_reason="stop", usage=Usage(input_tokens=3, output_tokens=1)))
+
+
+def test_observations_become_valid_spans_and_metrics_of_whatever_providers_are_given(elsewhere):
+    sink = elsewhere.sink()
+    observe(sink)
+    sink.close()
+    spans = elsewhere.spans.get_finished_spans()
+    assert {span.name for span in spans} == {"text_completion m", "prefill", "decode"}
+    assert_valid_spans(spans, ["gen_ai", "llm"])
+    assert_valid_metrics(elsewhere.reader.get_metrics_data())
+
+
+def test_providers_that_are_given_go_before_the_recorder_of_init(elsewhere):
+    ours = InMemorySpanExporter()
+    llamatelemetry.init(exporters="none", span_processors=[SimpleSpanProcessor(ours)], gpu=False)
+    sink = elsewhere.sink()
+    observe(sink)
+    sink.close()
+    assert (len(elsewhere.spans.get_finished_spans()), len(ours.get_finished_spans())) == (3, 0)
+
+
+def test_without_any_the_recorder_of_init_is_used_while_there_is_one(elsewhere):
+    sink = InstrumentationSink()
+    ours = InMemorySpanExporter()
+    observe(sink)  # Nobody has set a provider yet: it goes nowhere.
+    llamatelemetry.init(exporters="none", span_processors=[SimpleSpanProcessor(ours)], gpu=False)
+    observe(sink)
+    llamatelemetry.flush()
+    sink.close()
+    assert len(ours.get_finished_spans()) == 3
+
+
+def test_content_is_captured_where_init_or_the_environment_says_so(elsewhere, monkeypatch):
+    assert not InstrumentationSink().captures_content
+    llamatelemetry.init(exporters="none", capture_content="SPAN_ONLY", gpu=False)
+    assert InstrumentationSink().captures_content
+    assert not elsewhere.sink().captures_content
+    llamatelemetry.shutdown()
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_ONLY")
+    assert elsewhere.sink().captures_content
+
+
+def test_a_variable_that_cannot_be_used_is_said_when_instrumenting_and_not_at_a_call(monkeypatch):
+    monkeypatch.setenv("LLAMATELEMETRY_SEMCONV", "none such")
+    with pytest.raises(ConfigurationError, match="LLAMATELEMETRY_SEMCONV"):
+        InstrumentationSink()
