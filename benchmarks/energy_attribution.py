@@ -36,19 +36,19 @@ SAMPLE_S, JITTER_S, COUNTER_S = 0.1, 0.005, 0.1
 QUIET_S = 3.0
 """Before the first request and after the last."""
 
-DEVICE = Device()
+WEIGHTS = WorkWeights()
+PROMPT_TOKEN_J = 0.03
+DEVICE = Device(
+    step_j=WEIGHTS.decode_step * PROMPT_TOKEN_J,
+    prefill_token_j=WEIGHTS.prefill_token * PROMPT_TOKEN_J,
+    decode_token_j=WEIGHTS.decode_token * PROMPT_TOKEN_J,
+)
 DEVICES = {
     "weights as assumed": DEVICE,
     "power limit": replace(DEVICE, limit_w=40.0),
     "decoding 4 times dearer": replace(DEVICE, token_s=DEVICE.token_s / 4, prefill_token_j=DEVICE.prefill_token_j / 4),
     "decoding 4 times cheaper": replace(DEVICE, token_s=DEVICE.token_s * 4, prefill_token_j=DEVICE.prefill_token_j * 4),
 }
-WEIGHTS = WorkWeights(
-    prefill_token=1.0,
-    decode_step=DEVICE.step_j / DEVICE.prefill_token_j,
-    decode_token=DEVICE.decode_token_j / DEVICE.prefill_token_j,
-)
-
 Parts = Callable[[Sequence[Claim]], Sequence[float]]
 
 

@@ -48,16 +48,13 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """A GPU, in seconds and in joules above idle.
-
-    With the figures given here a token that one request decodes alone costs 40 times a prompt's.
-    """
+    """A GPU, in seconds and in joules above idle."""
 
     step_s: float = 0.030
     token_s: float = 0.0006
-    step_j: float = 38 * 0.03
-    prefill_token_j: float = 0.03
-    decode_token_j: float = 2 * 0.03
+    step_j: float
+    prefill_token_j: float
+    decode_token_j: float
     limit_w: float = float("inf")
 
     def duration_s(self, prefill: int, decode: int) -> float:
