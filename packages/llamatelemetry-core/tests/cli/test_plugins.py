@@ -32,7 +32,7 @@ def test_each_plugin_is_shown_with_its_state_reason_and_fix(shelf: Any) -> None:
         "    named by disabled_plugins (LLAMATELEMETRY_DISABLED_PLUGINS)",
         "",
         "backends  echo, good (good)",
-        "commands  doctor, plugins, replay, topo",
+        "commands  doctor, gpu, plan, plugins, replay, topo",
     ]
 
 
