@@ -163,7 +163,7 @@ def test_a_tensor_that_is_described_wrongly_is_named(tmp_path, entry):
 
 
 def test_more_numbers_than_there_can_be_are_refused_whatever_their_type(tmp_path):
-    header = {"a": {"dtype": "NEW", "shape": [2**62, 2**62], "data_offsets": [0, 24]}}
+    header = {"a": {"dtype": "NEW", "shape": [193], "data_offsets": [0, 24]}}
     with pytest.raises(ModelFileError, match="which are not"):
         read_safetensors(written(tmp_path / "model.safetensors", file_of(header)))
 

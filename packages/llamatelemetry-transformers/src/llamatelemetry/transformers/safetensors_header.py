@@ -149,8 +149,8 @@ def _placed(name: str, entry: Any) -> tuple[tuple[int, int], StoredTensor]:
             tensor = StoredTensor(name=name, dtype=dtype, shape=tuple(shape), size_bytes=end - start)
         case _:
             raise ValueError(f"tensor {name!r} is not described by a dtype, a shape and data_offsets")
-    bits = _BITS.get(dtype)
-    if tensor.elements > _MOST_SIZE or (bits is not None and bits * tensor.elements != 8 * tensor.size_bytes):
+    bits, bits_there = _BITS.get(dtype), 8 * tensor.size_bytes
+    if tensor.elements > bits_there or (bits is not None and bits * tensor.elements != bits_there):
         sizes = "x".join(map(str, shape))
         raise ValueError(f"tensor {name!r} takes {tensor.size_bytes} bytes, which are not {sizes} numbers of {dtype}")
     return (start, end), tensor

@@ -69,17 +69,17 @@ def sum_weights(path: Path, tensors: Sequence[StoredTensor], config: ModelConfig
     """
     stem = _find_layers(path, tensors, config)
     beside = _parent(stem)
-    has_head = any(_is_output_matrix(tensor) for tensor in tensors)
+    has_head = any(_is_output_matrix(tensor) and _layer_of(tensor, stem) is None for tensor in tensors)
     tied = _is_tied(config, has_head=has_head)
     layer_bytes = [0] * config.layer_count
     input_bytes = output_bytes = parameters = 0
     elements: Counter[str] = Counter()
     for tensor in tensors:
-        if tied and _is_output_matrix(tensor):
+        layer = _layer_of(tensor, stem)
+        if tied and layer is None and _is_output_matrix(tensor):
             continue  # Some checkpoints hold the embeddings twice; memory will not.
         parameters += tensor.elements
         elements[tensor.dtype] += tensor.elements
-        layer = _layer_of(tensor, stem)
         if layer is not None and layer < config.layer_count:
             layer_bytes[layer] += tensor.size_bytes
         elif layer is not None or _is_output_matrix(tensor) or _is_last_norm(tensor, beside):
