@@ -35,7 +35,7 @@ class Tally:
     def __init__(self, device: GPUDevice, before: Sample | None) -> None:
         self.device: Final = device
         self.energy: Final = RequestEnergy()
-        self.idle_j = 0.0
+        self.idle_j: float = 0.0
         self.scope: EnergyScope = "device"
         self.process_memory_bytes: int | None = None
         self._before = self._peak = None if before is None else before.fast.memory_used_bytes
@@ -145,7 +145,7 @@ class Account:
         self.section: Final = section
         self.on_done: Final = on_done
         self.tallies: dict[str, Tally] | None = None
-        self.done = False
+        self.done: bool = False
 
     def devices_of(self, present: Sequence[GPUDevice]) -> list[GPUDevice]:
         """Those of the devices that it may use; an instance of a GPU not beside the whole, which has it already."""

@@ -230,7 +230,7 @@ class RequestEnergy:
     __slots__ = ("_by_power", "_counter_ns", "_edges_j", "_longest_ns", "_margin_j", "_rough_j2", "energy_j")
 
     def __init__(self) -> None:
-        self.energy_j = 0.0
+        self.energy_j: float = 0.0
         self._margin_j = 0.0
         self._by_power = False
         # Of the counter's windows: how long it was in flight in them, the longest, the roughest first and last edge.

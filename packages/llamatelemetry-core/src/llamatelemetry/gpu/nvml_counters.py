@@ -77,7 +77,7 @@ class XidCounter:
     """
 
     def __init__(self, binding: Any, handle: Any, total: int) -> None:
-        self.total = total
+        self.total: int = total
         self._binding = binding
         self._handle = handle
         self._events: Any = None

@@ -47,7 +47,7 @@ class DeviceFigures:
 
     def __init__(self, binding: Any, handle: Any, device: GPUDevice, xids: int = 0) -> None:
         self.device = device
-        self.xids = XidCounter(binding, handle, xids)
+        self.xids: XidCounter = XidCounter(binding, handle, xids)
         self._binding = binding
         self._handle = handle
         self._subject = _subject(device)

@@ -112,7 +112,7 @@ class Question:
     __slots__ = ("_answered", "_refusal", "_subject", "_unknown", "_ways", "figures", "reason")
 
     def __init__(self, figures: tuple[str, ...], subject: str, *ways: Way, reason: str | None = None) -> None:
-        self.figures = figures
+        self.figures: tuple[str, ...] = figures
         self.reason: str | None = reason
         self._refusal: str | None = None
         self._subject = subject

@@ -74,11 +74,11 @@ class Track:
 
     def __init__(self, device: GPUDevice, capacity: int, longest_gap_ns: int) -> None:
         self.device = device
-        self.history = SampleRing(device.uuid, capacity)
+        self.history: SampleRing = SampleRing(device.uuid, capacity)
         self.listed = True
         self.lost_ns: int | None = None
-        self.slow = SlowReading()
-        self.rare = RareReading()
+        self.slow: SlowReading = SlowReading()
+        self.rare: RareReading = RareReading()
         self._energy = EnergySum(longest_gap_ns)
         self._latest: tuple[int, FastReading, float | None] | None = None
 

@@ -203,7 +203,7 @@ OBSERVED: Final = (
 """Everything that is observed of a GPU's snapshot."""
 
 ENERGY_USES: Final = (("requests_j", "requests"), ("idle_j", "idle"), ("unattributed_j", "unattributed"))
-"""Fields of the split of a device's energy, and the value of :data:`ENERGY_USE` for each."""
+"""Fields of the split of a device's energy, and the value of ``llamatelemetry.gpu.energy.use`` for each."""
 
 GPU_METRICS: Final = (*dict.fromkeys(row.instrument for row in OBSERVED), ENERGY_SPLIT)
 """The instruments of GPUs."""
