@@ -281,7 +281,7 @@ def test_weights_of_an_unknown_type_are_not_guessed(write: Write) -> None:
     name = b"token_embd.weight"
     at = data.index(name) + len(name) + 4 + 2 * 8
     path.write_bytes(data[:at] + struct.pack("<I", 999) + data[at + 4 :])
-    with pytest.raises(ModelFileError, match="not known here .type 999."):
+    with pytest.raises(ModelFileError, match=r"not known here .type 999."):
         read_shape(path)
 
 
