@@ -33,5 +33,5 @@ napoleon_numpy_docstring = False
 # The build needs no network, so names of other projects have nothing to point at. Ours all must.
 _OTHERS = ("click", "numpy", "opentelemetry", "pluggy", "pytest", "requests", "rich", *sys.stdlib_module_names)
 # These of theirs are written without their module: by Sphinx, or because they are imported for types only.
-_BARE = ("Meter", "Path", "SpanProcessor")
+_BARE = ("LoggerProvider", "Meter", "MeterProvider", "Path", "SpanProcessor", "TracerProvider")
 nitpick_ignore_regex = [(r"py:.*", rf"({'|'.join(_OTHERS)})(\..*)?"), (r"py:class", "|".join(_BARE))]

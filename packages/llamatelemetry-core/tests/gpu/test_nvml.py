@@ -23,8 +23,9 @@ from llamatelemetry.gpu.device import (
     RareReading,
     SlowReading,
 )
-from llamatelemetry.gpu.nvml import GPUReader, Nvml
+from llamatelemetry.gpu.nvml import Nvml
 from llamatelemetry.gpu.nvml_questions import PATIENCE
+from llamatelemetry.gpu.reader import GPUReader
 from llamatelemetry.testing.nvml_stub import A100_MIG, H100, LAPTOP, TESLA_T4_X2, NvmlStub, StubProcess
 
 MIB = 2**20

@@ -26,10 +26,7 @@ from llamatelemetry.gpu.nvml_devices import FoundDevice, FoundGPU, Versions, dri
 from llamatelemetry.gpu.nvml_driver import all_hidden, explain, look_around, lost, no_device, ready
 from llamatelemetry.gpu.nvml_figures import DeviceFigures
 from llamatelemetry.gpu.nvml_questions import DeviceLostError
-from llamatelemetry.gpu.reader import GPUReader
 from llamatelemetry.gpu.visible import VISIBLE_VARIABLE, visible_uuids
-
-__all__ = ["GPUReader", "Nvml"]
 
 _Reading = TypeVar("_Reading", FastReading, SlowReading, RareReading)
 

@@ -116,8 +116,8 @@ class GPUSampler:
         """Waits for a round that began at that moment or later, and for its listeners to be told.
 
         Returns:
-            Whether there was one; False at once where none can be expected: nobody listens, there is no
-            device, the thread hangs in the driver, or it is the thread that asks.
+            Whether there was one. It is False at once where none can be expected, because nobody listens,
+            there is no device, the thread hangs in the driver, or it is the thread that asks.
         """
         self._revive()
         with self._changed:
