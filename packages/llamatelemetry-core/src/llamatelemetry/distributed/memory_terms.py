@@ -112,8 +112,9 @@ def cpu_terms(shape: ModelShape, serving: Serving, part: Part) -> tuple[Term, ..
     layers = shape.layers[part.first : part.stop]
     terms = [Term("input weights", shape.input_bytes, "they stay on the CPU; the file is mapped, not copied")]
     terms += _weights(layers)
-    if part.output and not shape.tied_output:
-        terms += _output(shape)
+    if part.output:
+        formula = "norm, and the output matrix where it is not the token embeddings"
+        terms.append(Term("output weights", shape.output_bytes, formula))
     terms += cache_terms(serving, layers)
     terms += _compute(shape, serving, layers, part=part, inputs=2)
     rows, vocabulary = serving.slots, shape.vocabulary_size
