@@ -96,6 +96,13 @@ def test_the_child_imports_from_where_we_do(monkeypatch):
     assert path[:2] == [str(Path.cwd()), "/planted"]
 
 
+def test_the_child_of_an_application_that_is_instrumented_without_code_is_not(monkeypatch):
+    hook = "/site-packages/opentelemetry/instrumentation/auto_instrumentation"
+    monkeypatch.setattr(sys, "path", [hook, "/planted"])
+    monkeypatch.setenv("PYTHONPATH", hook)
+    assert launch_environment(EMBEDDED, None)["PYTHONPATH"] == "/planted"
+
+
 def test_the_child_sees_the_gpus_it_was_given_counted_as_nvml_counts_them():
     told = launch_environment(EMBEDDED, ("1", "GPU-a"))
     assert (told["CUDA_VISIBLE_DEVICES"], told["CUDA_DEVICE_ORDER"]) == ("1,GPU-a", "PCI_BUS_ID")

@@ -22,6 +22,7 @@ from llamatelemetry.llama.runtime import INSTALL_COMMAND, Runtime
 HOST: Final = "127.0.0.1"
 """The only address our servers bind: they have no password."""
 
+_AUTO_INSTRUMENTATION: Final = "opentelemetry/instrumentation/auto_instrumentation"
 _LOG_CLUES: Final = {
     "libgomp.so.1": "the OpenMP library libgomp.so.1 is missing: run apt-get install libgomp1",
     "No module named 'xllamacpp'": f"xllamacpp is not installed: run {INSTALL_COMMAND}",
@@ -128,7 +129,9 @@ def launch_environment(runtime: Runtime, gpus: Sequence[str] | None) -> dict[str
     """
     environ = dict(os.environ)
     if runtime.kind == "embedded":
-        environ["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109 - text
+        entries = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109 - text
+        # The folder by which opentelemetry-instrument gets into each child: this one has nothing to tell.
+        environ["PYTHONPATH"] = os.pathsep.join(each for each in entries if not each.endswith(_AUTO_INSTRUMENTATION))
     if gpus is not None:
         # CUDA counts the fastest GPU first unless it is told to count as NVML does.
         environ |= {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
