@@ -101,6 +101,20 @@ def test_the_gpu_with_the_most_room_is_taken_first() -> None:
     assert [share.gpu.index for share in planned(wish(None, 12, 15)).shares] == [1]
 
 
+def test_a_model_that_needs_several_gpus_goes_to_some_that_are_near_each_other() -> None:
+    wanted = wish(
+        *(None, 15, 14, 14, 15),
+        serving=Serving(context_length=32_768, slots=4),
+        islands=(("GPU-0", "GPU-1"), ("GPU-2", "GPU-3")),
+    )
+    assert [share.gpu.index for share in planned(replace(wanted, islands=())).shares] == [0, 3]
+    assert [share.gpu.index for share in planned(wanted).shares] in ([0, 1], [2, 3])
+    assert [share.gpu.index for share in planned(replace(wanted, leave=frozenset({1}))).shares] == [2, 3]
+    # No two that are near have the room, so it is two that are not.
+    narrow = replace(wanted, gpus=rooms(15, 5, 5, 15))
+    assert [share.gpu.index for share in planned(narrow).shares] == [0, 3]
+
+
 def test_a_gpu_can_be_left_for_other_work_or_all_be_used() -> None:
     assert [share.gpu.index for share in planned(wish(None, 12, 15, leave=frozenset({1}))).shares] == [0]
     assert planned(wish(spread=True)).tensor_split == (17, 16)

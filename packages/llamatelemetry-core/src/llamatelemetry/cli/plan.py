@@ -16,9 +16,11 @@ from llamatelemetry.distributed.placement_json import placement_data, refusal_da
 from llamatelemetry.distributed.placement_text import placement_lines, refusal_lines
 from llamatelemetry.distributed.planning import Refusal
 from llamatelemetry.distributed.planning import plan as find_plan
+from llamatelemetry.distributed.proximity import islands
 from llamatelemetry.distributed.serving import CACHE_TYPES, DEFAULT_RESERVE_BYTES, Serving
 from llamatelemetry.distributed.shape import ModelShape
 from llamatelemetry.distributed.sizes import format_size, parse_size
+from llamatelemetry.distributed.topology import read_topology
 from llamatelemetry.errors import InvalidValueError
 from llamatelemetry.gpu.nvml import Nvml
 from llamatelemetry.plugins import load_plugins
@@ -87,9 +89,10 @@ def plan(
     layers, its KV cache and what is computed with onto the GPUs, with the formula of every figure. Ends with
     the llama-server command that carries the plan out. Nothing is loaded, and with --vram no GPU is needed.
 
-    It uses the fewest GPUs that do. On two GPUs, --leave 1 has GPU 0 serve and keeps GPU 1 for your own
-    work. What does not fit is refused with what is missing and with changes that would each be
-    enough: fewer slots, shorter contexts, a smaller KV cache, fewer layers on GPUs. Exit code 1 then.
+    It uses the fewest GPUs that do, near each other where there is a choice. On two GPUs, --leave 1 has
+    GPU 0 serve and keeps GPU 1 for your own work. What does not fit is refused with what is missing and
+    with changes that would each be enough: fewer slots, shorter contexts, a smaller KV cache, fewer
+    layers on GPUs. Exit code 1 then.
 
     The KV cache is one context for each slot. Weights and cache are what llama.cpp allocates; figures
     with a ~ are upper bounds. --reserve is for what no buffer of llama.cpp holds: the CUDA context,
@@ -111,13 +114,15 @@ def plan(
         logit_rows=logit_rows,
         reserve_bytes=parse_size("reserve", reserve),
     )
+    gpus, near = _ask_driver() if vram is None else (_given(vram), ())
     wish = Wish(
         shape=shape,
         serving=serving,
-        gpus=_ask_driver() if vram is None else _given(vram),
+        gpus=gpus,
         gpu_layers=_layers(gpu_layers),
         leave=frozenset(leave),
         spread=spread,
+        islands=near,
     )
     found = find_plan(wish)
     if as_json:
@@ -152,10 +157,13 @@ def _given(vram: str) -> tuple[GPURoom, ...]:
     return tuple(GPURoom(index=index, free_bytes=free_bytes) for index, free_bytes in rooms)
 
 
-def _ask_driver() -> tuple[GPURoom, ...]:
+def _ask_driver() -> tuple[tuple[GPURoom, ...], tuple[tuple[str, ...], ...]]:
+    """What is free on each GPU, and which GPUs are near each other."""
     nvml = Nvml()
     try:
-        return free_memory(nvml)
+        rooms = free_memory(nvml)
+        # Of two there is no choice, and asking takes hundreds of calls.
+        return rooms, islands(read_topology(nvml)) if len(rooms) > 2 else ()
     finally:
         nvml.close()
 

@@ -7,7 +7,7 @@ does not fit is refused, with what is missing and what would fit instead.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -129,6 +129,9 @@ class Wish:
             many as fit.
         leave: Numbers of GPUs to leave alone.
         spread: Uses every GPU, also where fewer would do.
+        islands: UUIDs of GPUs that are near each other, as
+            :func:`llamatelemetry.distributed.proximity.islands` tells; a model that needs several goes
+            to one such group where it fits.
 
     Raises:
         InvalidValueError: ``gpu_layers`` is out of range, or ``leave`` names a GPU that is not there.
@@ -140,6 +143,7 @@ class Wish:
     gpu_layers: int | Literal["all", "auto"] = "all"
     leave: frozenset[int] = frozenset()
     spread: bool = False
+    islands: tuple[Collection[str], ...] = ()
 
     def __post_init__(self) -> None:
         most = len(self.shape.layers) + 1
@@ -155,9 +159,9 @@ class Wish:
 def place(wish: Wish) -> Placement:
     """The placement that was asked for, or the nearest to it, whether it fits or not.
 
-    It uses the fewest GPUs that do, those with the most room, and cuts so that the fullest has as much
-    left as whole layers allow. GPUs pass hidden states on to each other, so fewer are faster until
-    prompts get long.
+    It uses the fewest GPUs that do, those that are near each other and have the most room, and cuts so
+    that the fullest has as much left as whole layers allow. GPUs pass hidden states on to each other,
+    one after the other: more of them make room, and not an answer faster.
 
     Raises:
         InvalidValueError: The cache cannot keep this model's rows in the wanted type.
@@ -189,11 +193,27 @@ def _place(wish: Wish, usable: Sequence[GPURoom], gpu_layers: int) -> Placement:
         return _assemble(wish, (), 0)
     tried: list[Placement] = []
     for count in range(len(usable) if wish.spread else 1, len(usable) + 1):
-        roomiest = sorted(usable, key=lambda gpu: -gpu.free_bytes)[:count]
-        tried.append(_cut(wish, [gpu for gpu in usable if gpu in roomiest], gpu_layers))
+        near = [_cut(wish, gpus, gpu_layers) for gpus in _near_each_other(wish, usable, count)]
+        fitting = [placement for placement in near if not placement.short_bytes]
+        if fitting:
+            return max(fitting, key=lambda placement: placement.headroom_bytes or 0)
+        tried.append(_cut(wish, _roomiest(usable, count), gpu_layers))
         if not tried[-1].short_bytes:
             break
     return min(tried, key=lambda placement: placement.short_bytes)
+
+
+def _near_each_other(wish: Wish, usable: Sequence[GPURoom], count: int) -> Iterator[list[GPURoom]]:
+    for island in wish.islands if count > 1 else ():
+        group = [gpu for gpu in usable if gpu.uuid in island]
+        if count <= len(group) < len(usable):
+            yield _roomiest(group, count)
+
+
+def _roomiest(gpus: Sequence[GPURoom], count: int) -> list[GPURoom]:
+    """The ``count`` with the most room, in the order that they were in."""
+    chosen = sorted(gpus, key=lambda gpu: -gpu.free_bytes)[:count]
+    return [gpu for gpu in gpus if gpu in chosen]
 
 
 def _cut(wish: Wish, gpus: Sequence[GPURoom], gpu_layers: int) -> Placement:
