@@ -28,6 +28,7 @@ from llamatelemetry.otel.content import Content, TextRedactor, content_of
 from llamatelemetry.otel.facts import attempts_of, facts_of, failure_of, phases_of
 from llamatelemetry.otel.handover import Handover
 from llamatelemetry.otel.instruments import Instruments
+from llamatelemetry.otel.nesting import OUTER_INFERENCE_KEY, inside_inference, mark_inside
 from llamatelemetry.semconv.facts import InferenceFacts
 from llamatelemetry.semconv.profiles import (
     Profile,
@@ -38,16 +39,9 @@ from llamatelemetry.semconv.profiles import (
 )
 from llamatelemetry.semconv.spans import ATTEMPT_FAILED_EVENT, INFERENCE_DETAILS_EVENT, span_name
 
+__all__ = ["MAX_WAITING_RECORDS", "OUTER_INFERENCE_KEY", "Recorder", "inside_inference"]
+
 _log = logging.getLogger(__name__)
-
-OUTER_INFERENCE_KEY: Final = "opentelemetry.genai.client.inference.context"
-"""Context key under which opentelemetry-util-genai says that an inference span is already open."""
-
-
-def inside_inference() -> bool:
-    """Whether this thread works for an inference that has its span already, ours or somebody else's."""
-    return otel_context.get_value(OUTER_INFERENCE_KEY) is not None
-
 
 MAX_WAITING_RECORDS: Final = 8192
 """Finished records that may wait for the recorder; past it the oldest is dropped and counted."""
@@ -110,7 +104,7 @@ class Recorder:
 
     def _begin(self, opening: Opening) -> RequestTrace:
         context = otel_context.get_current()
-        if otel_context.get_value(OUTER_INFERENCE_KEY, context) is not None:
+        if inside_inference(context):
             return _Untraced(trace.get_current_span(context))
         request, model = opening.request, opening.model
         name, attributes = _opening_of(model, request.operation, request.model or model.model, self._profiles)
@@ -195,8 +189,7 @@ class _Trace:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        context = otel_context.set_value(OUTER_INFERENCE_KEY, True, trace.set_span_in_context(self._span))
-        token = otel_context.attach(context)
+        token = otel_context.attach(mark_inside(trace.set_span_in_context(self._span)))
         try:
             yield
         finally:
