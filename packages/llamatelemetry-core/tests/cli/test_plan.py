@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from llamatelemetry.testing.nvml_stub import A100_MIG, A100_X4, TESLA_T4_X2, NvmlStub
 
 READER = """
 from llamatelemetry.plugins import hookimpl
@@ -54,8 +58,8 @@ def toys(shelf: Any) -> Any:
     return shelf
 
 
-def planned(toys: Any, *arguments: str, model: str = "model.gguf") -> Any:
-    done = toys.llamatelemetry("plan", model, *arguments, "--json", env=TOYS_ONLY)
+def planned(toys: Any, *arguments: str, model: str = "model.gguf", **environ: str) -> Any:
+    done = toys.llamatelemetry("plan", model, *arguments, "--json", env={**TOYS_ONLY, **environ})
     assert done.stderr == ""
     return done.returncode, json.loads(done.stdout)
 
@@ -186,6 +190,36 @@ def test_keys_and_values_may_be_kept_differently(toys: Any) -> None:
     _, said = planned(toys, "--vram", "15GiB", "--kv", "q8_0,f16", "--kv-unified")
     assert (said["serving"]["key_type"], said["serving"]["value_type"]) == ("q8_0", "f16")
     assert "--kv-unified" in said["command"]
+
+
+def test_what_two_stub_t4_have_free_is_planned_with(toys: Any, tmp_path: Path) -> None:
+    first, second = TESLA_T4_X2
+    with NvmlStub((replace(first, memory_used_bytes=6 * 2**30), second), tmp_path) as stub:
+        code, said = planned(toys, "--ctx", "8192", **stub.environ)
+        assert code == 0
+        assert [gpu["index"] for gpu in said["gpus"]] == [1]
+        assert [gpu["free_bytes"] for gpu in said["left_free"]] == [9 * 2**30]
+        assert said["environment"] == {"CUDA_VISIBLE_DEVICES": second.uuid}
+        _, said = planned(toys, "--ctx", "8192", "--leave", "1", **stub.environ)
+        assert said["environment"] == {"CUDA_VISIBLE_DEVICES": first.uuid}
+
+
+def test_of_a_stub_a100_that_is_split_one_instance_is_used(toys: Any, tmp_path: Path) -> None:
+    with NvmlStub(A100_MIG, tmp_path) as stub:
+        code, said = planned(toys, "--slots", "1", **stub.environ)
+    assert code == 0
+    [gpu] = said["gpus"]
+    assert gpu["mig"] is True
+    assert said["environment"]["CUDA_VISIBLE_DEVICES"].startswith("MIG-")
+
+
+def test_of_four_stub_a100_two_are_used_that_are_near_each_other(toys: Any, tmp_path: Path) -> None:
+    with NvmlStub(A100_X4, tmp_path) as stub:
+        topology = json.loads(toys.llamatelemetry("topo", "--json", env=dict(stub.environ)).stdout)
+        _, said = planned(toys, "--ctx", "131072", "--slots", "7", **stub.environ)
+    used = {gpu["uuid"] for gpu in said["gpus"]}
+    assert len(used) == 2
+    assert any(used <= set(island) for island in topology["islands"])
 
 
 def test_without_a_driver_the_error_says_how_to_plan_all_the_same(toys: Any) -> None:
