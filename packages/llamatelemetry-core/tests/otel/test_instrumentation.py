@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import gc
+import subprocess
+import sys
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -91,3 +95,39 @@ def test_a_variable_that_cannot_be_used_is_said_when_instrumenting_and_not_at_a_
     monkeypatch.setenv("LLAMATELEMETRY_SEMCONV", "none such")
     with pytest.raises(ConfigurationError, match="LLAMATELEMETRY_SEMCONV"):
         InstrumentationSink()
+
+
+AT_EXIT = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+from llamatelemetry.backends.protocol import ModelInfo, StreamEnd
+from llamatelemetry.backends.request import InferenceRequest
+from llamatelemetry.inference.observation import Observation
+from llamatelemetry.otel.instrumentation import InstrumentationSink
+
+sink = InstrumentationSink()
+provider = TracerProvider()
+provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter(formatter=lambda span: span.name + chr(10))))
+trace.set_tracer_provider(provider)
+for _ in range(200):
+    seen = Observation(InferenceRequest(prompt=""), ModelInfo(model="m", provider="p", in_process=True), sink)
+    seen.started()
+    seen.finish(StreamEnd(finish_reason="stop"))
+"""
+
+
+def test_what_ends_just_before_the_process_does_is_recorded_before_its_provider_stops():
+    done = subprocess.run([sys.executable, "-c", AT_EXIT], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines().count("text_completion m") == 200
+    assert done.stderr == ""
+
+
+def test_a_closed_sink_is_kept_by_nobody(elsewhere):
+    sink = elsewhere.sink()
+    observe(sink)
+    sink.close()
+    gone = weakref.ref(sink)
+    del sink
+    gc.collect()
+    assert gone() is None

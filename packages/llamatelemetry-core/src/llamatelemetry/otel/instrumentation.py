@@ -55,7 +55,6 @@ class InstrumentationSink:
         self._lock = threading.Lock()
         self.settings: Settings = resolve_settings({})
         self._redactor = redactor_for(self.settings)
-        atexit.register(self.close)
 
     @property
     def captures_content(self) -> bool:
@@ -75,6 +74,7 @@ class InstrumentationSink:
         with self._lock:
             recorder, self._recorder = self._recorder, None
         if recorder is not None:
+            atexit.unregister(self.close)
             recorder.shutdown(_DRAIN_S)
 
     def flush(self, timeout_s: float = _DRAIN_S) -> bool:
@@ -94,4 +94,6 @@ class InstrumentationSink:
                     settings=self.settings,
                     redactor=self._redactor,
                 )
+                # What is registered last runs first: by now the provider has registered its own shutdown.
+                atexit.register(self.close)
             return self._recorder
