@@ -34,6 +34,13 @@ def test_each_gpu_of_the_stub_is_described_with_what_it_does_not_tell(t4x2: Nvml
     )
 
 
+def test_a_gpu_of_the_stub_that_does_not_answer_is_a_warning_beside_the_other(t4x2: NvmlStub) -> None:
+    t4x2.devices[0].lose()
+    driver = checks({})[0]
+    assert driver.state is CheckState.WARNING
+    assert driver.detail.startswith("1 GPU can be read, and 1 GPU there not")
+
+
 def test_a_gpu_of_the_stub_that_tells_everything_is_said_to(h100x8: NvmlStub) -> None:
     assert by_name(checks({}))["GPU 7 figures"].detail == "all are told"
 

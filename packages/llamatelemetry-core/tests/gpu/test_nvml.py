@@ -261,6 +261,14 @@ def test_event_sets_are_given_back_to_the_stub(t4x2: NvmlStub) -> None:
     assert t4x2.calls("nvmlEventSetFree") == t4x2.calls("nvmlEventSetCreate") == 200
 
 
+def test_a_gpu_of_the_stub_that_does_not_answer_at_opening_is_said_beside_the_one_that_does(t4x2: NvmlStub) -> None:
+    t4x2.devices[1].lose()
+    with opened() as nvml:
+        assert len(nvml.devices) == 1
+        assert nvml.status.message == "1 GPU can be read, and 1 GPU there not"
+        assert "xid" in nvml.status.fix
+
+
 def test_mig_instances_of_the_stub_follow_their_gpu_and_tell_their_memory(a100_mig: NvmlStub) -> None:
     a100_mig.devices[0].mig_memory_used(1, 700 * MIB)
     with opened() as nvml:

@@ -12,7 +12,7 @@ from rich.text import Text
 from llamatelemetry.cli.gpu_figures import GPUFigures
 from llamatelemetry.cli.gpu_words import Notes, Words, short_uuid
 from llamatelemetry.cli.sparkline import bar, binned, sparkline
-from llamatelemetry.gpu.device import DriverState, DriverStatus, GPUDevice
+from llamatelemetry.gpu.device import DriverStatus, GPUDevice
 from llamatelemetry.gpu.snapshot import Sample
 from llamatelemetry.gpu.visible import VISIBLE_VARIABLE
 
@@ -77,7 +77,7 @@ class GPUTable:
 
     def _head(self) -> Iterator[Text]:
         yield Text(describe(self._driver), "dim")
-        if self._driver.state is not DriverState.READY:
+        if self._driver.fix:
             yield Text(f"{self._driver.message}: {self._driver.fix}", "red")
         oldest_s = max((gpu.age_s for gpu in self._gpus if not gpu.lost), default=0.0)
         if oldest_s > STALE_S:

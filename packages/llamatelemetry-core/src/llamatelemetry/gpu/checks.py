@@ -52,7 +52,9 @@ def _driver(status: DriverStatus) -> Check:
         detail += f", CUDA up to {status.cuda_version}"
     if status.hidden and status.state is DriverState.READY:
         detail += f"; {VISIBLE_VARIABLE} hides {status.hidden} more"
-    return Check(name=name, state=_DEGREES[status.state], detail=detail, fix=status.fix)
+    # One that can be read may have others beside it that cannot.
+    state = CheckState.WARNING if status.state is DriverState.READY and status.fix else _DEGREES[status.state]
+    return Check(name=name, state=state, detail=detail, fix=status.fix)
 
 
 def _device(nvml: Nvml, device: GPUDevice) -> list[Check]:

@@ -149,7 +149,7 @@ class Nvml:
         answering = [device for device in self.devices if device.uuid not in self._lost]
         errors = [gpu.error for gpu in gpus if gpu.error is not None]
         if answering:
-            status = ready(answering)
+            status = ready(answering, silent=len(errors))
         elif self.devices:
             status = lost()
         elif hidden:

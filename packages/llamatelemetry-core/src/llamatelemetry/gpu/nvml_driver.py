@@ -102,12 +102,21 @@ def explain(error: Exception, around: Surroundings) -> DriverStatus:
     return replace(status, driver_version=around.kernel_driver)
 
 
-def ready(devices: Sequence[GPUDevice]) -> DriverStatus:
-    """These devices can be read."""
+def ready(devices: Sequence[GPUDevice], *, silent: int = 0) -> DriverStatus:
+    """These devices can be read.
+
+    Args:
+        devices: They.
+        silent: GPUs that are there and do not answer.
+    """
     instances = sum(device.parent_uuid is not None for device in devices)
     counts = ((len(devices) - instances, "GPU"), (instances, "MIG instance"))
     parts = [f"{count} {noun}{'' if count == 1 else 's'}" for count, noun in counts if count]
-    return DriverStatus(state=DriverState.READY, message=f"{' and '.join(parts)} can be read")
+    message = f"{' and '.join(parts)} can be read"
+    if not silent:
+        return DriverStatus(state=DriverState.READY, message=message)
+    message += f", and {silent} GPU{'' if silent == 1 else 's'} there not"
+    return DriverStatus(state=DriverState.READY, message=message, fix=lost().fix)
 
 
 def no_device(around: Surroundings) -> DriverStatus:

@@ -32,7 +32,7 @@ class GPUFacts:
     Attributes:
         ids: UUIDs of the GPUs, as ``hw.id`` on metrics.
         names: Their names, in the same order.
-        scope: Whose ``utilization`` and energies these are; memory is always the device's.
+        scope: Whose energies these are; memory and utilization are always the device's.
         memory_before_bytes: Memory in use at the start, by whatever process.
         memory_delta_bytes: Memory in use at the end less that at the start; negative where it was freed.
         memory_peak_bytes: Most memory in use at any one time in between.
@@ -69,7 +69,7 @@ GPU: Final = (
         "llamatelemetry.gpu.scope",
         "string",
         "scope",
-        "Whose utilization and energy it is: process, of what serves it, or device, of all that runs there.",
+        "Whose energy is shared out: process, of what serves it, or device, of all that runs there.",
     ),
     Attribute(
         "llamatelemetry.gpu.memory.before",
