@@ -63,7 +63,9 @@ class WorkWeights:
     """What the work of a request costs, relative to each other; only ratios matter.
 
     A decoder computes one token for every request of the batch in each step. Most of a step is reading
-    the model once, whoever takes part in it; those who do share it.
+    the model once, whoever takes part in it; those who do share it. The weights given here make a token
+    that is decoded alone 40 times as dear as a prompt's, the middle of what was published of GPUs;
+    ``docs/energy.md`` names the sources, and how to measure one's own.
 
     Attributes:
         prefill_token: One token of a prompt.
