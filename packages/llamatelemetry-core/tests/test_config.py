@@ -38,6 +38,13 @@ def test_a_signal_with_an_endpoint_of_its_own_goes_there_and_the_others_to_files
     assert settings.otlp_traces_endpoint == "http://127.0.0.1:4318/in/traces"
 
 
+def test_otlp_chosen_without_an_endpoint_is_the_standards_own_and_the_other_signals_go_to_files() -> None:
+    settings = resolve_settings({}, {"OTEL_TRACES_EXPORTER": "otlp"})
+    assert settings.traces_exporters == ("otlp",)
+    assert settings.otlp_endpoint is None
+    assert settings.metrics_exporters == settings.logs_exporters == ("file",)
+
+
 def test_arguments_win_over_the_environment_and_it_over_defaults() -> None:
     environ = {"OTEL_SERVICE_NAME": "from-environment", "LLAMATELEMETRY_SEMCONV": "llm"}
     settings = resolve_settings({"service_name": "from-argument", "semconv": None}, environ)
@@ -51,7 +58,12 @@ def test_arguments_win_over_the_environment_and_it_over_defaults() -> None:
     [
         ("OTEL_SDK_DISABLED", "true", "disabled", True),
         ("OTEL_EXPORTER_OTLP_HEADERS", "Api-Key=a%20b, x=1", "otlp_headers", {"api-key": "a b", "x": "1"}),
+        ("OTEL_EXPORTER_OTLP_LOGS_HEADERS", "a=1", "otlp_logs_headers", {"a": "1"}),
+        ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "grpc", "otlp_metrics_protocol", "grpc"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "5000", "metric_interval_s", 5.0),
+        ("OTEL_BSP_SCHEDULE_DELAY", "200", "span_delay_s", 0.2),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "100", "span_queue_size", 100),
+        ("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "7", "log_batch_size", 7),
         ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio", "sampler", "parentbased_ratio"),
         ("OTEL_TRACES_SAMPLER_ARG", "0.25", "sampler_arg", 0.25),
         ("OTEL_TRACES_EXPORTER", "file, console,file", "traces_exporters", ("file", "console")),
@@ -70,7 +82,9 @@ def test_a_variable_fills_its_setting(name: str, text: str, field: str, value: A
     [
         ("OTEL_TRACES_EXPORTER", "zipkin", "otlp, file, console"),
         ("OTEL_TRACES_EXPORTER", "none,file", "stands alone"),
-        ("OTEL_TRACES_EXPORTER", "otlp", "needs an endpoint"),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json", "http/protobuf, grpc"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "whole number from 1"),
+        ("OTEL_BLRP_SCHEDULE_DELAY", "soon", "give a number"),
         ("OTEL_TRACES_EXPORTER", "prometheus", "metrics only"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4317", "http://127.0.0.1:4318"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "http/protobuf, grpc"),

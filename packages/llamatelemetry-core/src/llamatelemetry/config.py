@@ -12,10 +12,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
-from urllib.parse import unquote
+from typing import Any, Final, Literal
 
 from llamatelemetry.errors import ConfigurationError
+from llamatelemetry.readers import flag, headers, names, number, one_of, some_of, url, whole
 
 Exporter = Literal["otlp", "file", "console", "prometheus", "none"]
 """Where a signal can go."""
@@ -52,12 +52,19 @@ class Settings:
 
     Attributes:
         service_name: ``service.name`` of the resource.
-        otlp_endpoint: Base URL of an OTLP receiver; None writes files instead.
+        otlp_endpoint: Base URL of an OTLP receiver. Without one telemetry goes to files; where OTLP is
+            chosen all the same, it goes to port 4318 of this machine, or to 4317 over gRPC.
         otlp_traces_endpoint: Where spans go instead, the whole URL; None is the base URL's.
         otlp_metrics_endpoint: Where metrics go instead.
         otlp_logs_endpoint: Where log records go instead.
         otlp_protocol: How to speak to it.
+        otlp_traces_protocol: How to speak it for spans; None is as for the others.
+        otlp_metrics_protocol: How to speak it for metrics.
+        otlp_logs_protocol: How to speak it for log records.
         otlp_headers: Extra headers for each export.
+        otlp_traces_headers: Extra headers for each export of spans instead; None is as for the others.
+        otlp_metrics_headers: Extra headers for each export of metrics instead.
+        otlp_logs_headers: Extra headers for each export of log records instead.
         traces_exporters: Where spans go.
         metrics_exporters: Where metrics go.
         logs_exporters: Where log records go.
@@ -66,6 +73,13 @@ class Settings:
         file_max_count: Telemetry files kept per signal; the oldest is deleted past it.
         prometheus_host: Address the scrape endpoint binds.
         prometheus_port: Port of the scrape endpoint; 0 takes a free one.
+        span_queue_size: Spans that wait for one exporter; past it the oldest are lost, and counted.
+        span_batch_size: Most spans of one export.
+        span_delay_s: Longest that a span waits for others to share an export, in seconds; the variable gives
+            milliseconds. None is 5 s for OTLP, 1 s for files and nothing for the console.
+        log_queue_size: As ``span_queue_size``, for log records.
+        log_batch_size: As ``span_batch_size``.
+        log_delay_s: As ``span_delay_s``; None is 1 s for OTLP.
         metric_interval_s: Seconds between two metric exports; the variable gives milliseconds.
         sampler: Which traces are kept.
         sampler_arg: Share of traces for the ratio samplers, in [0, 1]; seconds from which a trace
@@ -91,7 +105,13 @@ class Settings:
     otlp_metrics_endpoint: str | None = None
     otlp_logs_endpoint: str | None = None
     otlp_protocol: Protocol = "http/protobuf"
+    otlp_traces_protocol: Protocol | None = None
+    otlp_metrics_protocol: Protocol | None = None
+    otlp_logs_protocol: Protocol | None = None
     otlp_headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    otlp_traces_headers: Mapping[str, str] | None = None
+    otlp_metrics_headers: Mapping[str, str] | None = None
+    otlp_logs_headers: Mapping[str, str] | None = None
     traces_exporters: tuple[Exporter, ...] = ("file",)
     metrics_exporters: tuple[Exporter, ...] = ("file",)
     logs_exporters: tuple[Exporter, ...] = ("file",)
@@ -100,6 +120,12 @@ class Settings:
     file_max_count: int = 16
     prometheus_host: str = "127.0.0.1"
     prometheus_port: int = 9464
+    span_queue_size: int = 4096
+    span_batch_size: int = 512
+    span_delay_s: float | None = None
+    log_queue_size: int = 4096
+    log_batch_size: int = 512
+    log_delay_s: float | None = None
     metric_interval_s: float = 60.0
     sampler: Sampler = "parentbased_always_on"
     sampler_arg: float | None = None
@@ -117,83 +143,8 @@ class Settings:
     disabled: bool = False
 
 
-def _choice(choices: object) -> Callable[[str], str]:
-    allowed = get_args(choices)
-
-    def parse(text: str) -> str:
-        if text not in allowed:
-            raise ValueError("choose one of " + ", ".join(allowed))
-        return text
-
-    return parse
-
-
-def _choices(choices: object) -> Callable[[str], tuple[str, ...]]:
-    one = _choice(choices)
-
-    def parse(text: str) -> tuple[str, ...]:
-        names = _names(text)
-        if not names:
-            raise ValueError("choose at least one of " + ", ".join(get_args(choices)))
-        for name in names:
-            one(name)
-        return names
-
-    return parse
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-
-
-def _number(low: float, high: float = float("inf"), scale: float = 1.0) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            number = float(text)
-        except ValueError:
-            raise ValueError("give a number") from None
-        if not low <= number <= high:
-            raise ValueError(f"give a number from {low:g} to {high:g}")
-        return number * scale
-
-    return parse
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or not low <= int(text) <= high:
-            raise ValueError(f"give a whole number from {low} to {high}")
-        return int(text)
-
-    return parse
-
-
-def _flag(text: str) -> bool:
-    lowered = text.strip().lower()
-    if lowered not in {"true", "false"}:
-        raise ValueError("give true or false")
-    return lowered == "true"
-
-
-def _url(text: str) -> str:
-    if not text.startswith(("http://", "https://")):
-        raise ValueError("give a URL such as http://127.0.0.1:4318")
-    return text.rstrip("/")
-
-
-def _headers(text: str) -> dict[str, str]:
-    # OpenTelemetry's OTLP exporter specification: W3C Baggage syntax without metadata.
-    headers = {}
-    for part in _names(text):
-        key, equals, value = part.partition("=")
-        if not equals or not key.strip():
-            raise ValueError("give key=value pairs separated by commas")
-        headers[key.strip().lower()] = unquote(value.strip())
-    return headers
-
-
 def _sampler(text: str) -> str:
-    return _choice(Sampler)(_OTEL_SAMPLER_SPELLINGS.get(text, text))
+    return one_of(Sampler)(_OTEL_SAMPLER_SPELLINGS.get(text, text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,35 +160,47 @@ _COUNT_MAX: Final = 1_000_000
 _BYTES_MAX: Final = 2**40
 
 VARIABLES: Final[tuple[Variable, ...]] = (
-    Variable("OTEL_SDK_DISABLED", "disabled", _flag),
+    Variable("OTEL_SDK_DISABLED", "disabled", flag),
     Variable("OTEL_SERVICE_NAME", "service_name", str),
-    Variable("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint", _url),
-    Variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "otlp_traces_endpoint", _url),
-    Variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "otlp_metrics_endpoint", _url),
-    Variable("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "otlp_logs_endpoint", _url),
-    Variable("OTEL_EXPORTER_OTLP_PROTOCOL", "otlp_protocol", _choice(Protocol)),
-    Variable("OTEL_EXPORTER_OTLP_HEADERS", "otlp_headers", _headers),
-    Variable("OTEL_TRACES_EXPORTER", "traces_exporters", _choices(Exporter)),
-    Variable("OTEL_METRICS_EXPORTER", "metrics_exporters", _choices(Exporter)),
-    Variable("OTEL_LOGS_EXPORTER", "logs_exporters", _choices(Exporter)),
+    Variable("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint", url),
+    Variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "otlp_traces_endpoint", url),
+    Variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "otlp_metrics_endpoint", url),
+    Variable("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "otlp_logs_endpoint", url),
+    Variable("OTEL_EXPORTER_OTLP_PROTOCOL", "otlp_protocol", one_of(Protocol)),
+    Variable("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "otlp_traces_protocol", one_of(Protocol)),
+    Variable("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "otlp_metrics_protocol", one_of(Protocol)),
+    Variable("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "otlp_logs_protocol", one_of(Protocol)),
+    Variable("OTEL_EXPORTER_OTLP_HEADERS", "otlp_headers", headers),
+    Variable("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "otlp_traces_headers", headers),
+    Variable("OTEL_EXPORTER_OTLP_METRICS_HEADERS", "otlp_metrics_headers", headers),
+    Variable("OTEL_EXPORTER_OTLP_LOGS_HEADERS", "otlp_logs_headers", headers),
+    Variable("OTEL_TRACES_EXPORTER", "traces_exporters", some_of(Exporter)),
+    Variable("OTEL_METRICS_EXPORTER", "metrics_exporters", some_of(Exporter)),
+    Variable("OTEL_LOGS_EXPORTER", "logs_exporters", some_of(Exporter)),
     Variable("OTEL_EXPORTER_PROMETHEUS_HOST", "prometheus_host", str),
-    Variable("OTEL_EXPORTER_PROMETHEUS_PORT", "prometheus_port", _whole(0, 65535)),
-    Variable("OTEL_METRIC_EXPORT_INTERVAL", "metric_interval_s", _number(1, scale=1e-3)),
+    Variable("OTEL_EXPORTER_PROMETHEUS_PORT", "prometheus_port", whole(0, 65535)),
+    Variable("OTEL_BSP_MAX_QUEUE_SIZE", "span_queue_size", whole(1, _COUNT_MAX)),
+    Variable("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "span_batch_size", whole(1, _COUNT_MAX)),
+    Variable("OTEL_BSP_SCHEDULE_DELAY", "span_delay_s", number(0, scale=1e-3)),
+    Variable("OTEL_BLRP_MAX_QUEUE_SIZE", "log_queue_size", whole(1, _COUNT_MAX)),
+    Variable("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "log_batch_size", whole(1, _COUNT_MAX)),
+    Variable("OTEL_BLRP_SCHEDULE_DELAY", "log_delay_s", number(0, scale=1e-3)),
+    Variable("OTEL_METRIC_EXPORT_INTERVAL", "metric_interval_s", number(1, scale=1e-3)),
     Variable("OTEL_TRACES_SAMPLER", "sampler", _sampler),
-    Variable("OTEL_TRACES_SAMPLER_ARG", "sampler_arg", _number(0)),
-    Variable("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "capture_content", _choice(CaptureContent)),
+    Variable("OTEL_TRACES_SAMPLER_ARG", "sampler_arg", number(0)),
+    Variable("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "capture_content", one_of(CaptureContent)),
     Variable("LLAMATELEMETRY_DIR", "telemetry_dir", Path),
-    Variable("LLAMATELEMETRY_FILE_MAX_BYTES", "file_max_bytes", _whole(4096, _BYTES_MAX)),
-    Variable("LLAMATELEMETRY_FILE_MAX_COUNT", "file_max_count", _whole(1, _COUNT_MAX)),
-    Variable("LLAMATELEMETRY_SEMCONV", "semconv", _choices(Profile)),
-    Variable("LLAMATELEMETRY_REDACTION", "redaction", _choice(Redaction)),
-    Variable("LLAMATELEMETRY_REDACT_KEYS", "redact_keys", _names),
-    Variable("LLAMATELEMETRY_PLUGINS", "plugins", _names),
-    Variable("LLAMATELEMETRY_DISABLED_PLUGINS", "disabled_plugins", _names),
-    Variable("LLAMATELEMETRY_GPU", "gpu", _flag),
-    Variable("LLAMATELEMETRY_GPU_INTERVAL", "gpu_interval_s", _number(0.02, 10)),
-    Variable("LLAMATELEMETRY_GPU_IDLE_POWER", "gpu_idle_power_w", _number(0, 10_000)),
-    Variable("LLAMATELEMETRY_SHUTDOWN_TIMEOUT", "shutdown_timeout_s", _number(0.1, 60)),
+    Variable("LLAMATELEMETRY_FILE_MAX_BYTES", "file_max_bytes", whole(4096, _BYTES_MAX)),
+    Variable("LLAMATELEMETRY_FILE_MAX_COUNT", "file_max_count", whole(1, _COUNT_MAX)),
+    Variable("LLAMATELEMETRY_SEMCONV", "semconv", some_of(Profile)),
+    Variable("LLAMATELEMETRY_REDACTION", "redaction", one_of(Redaction)),
+    Variable("LLAMATELEMETRY_REDACT_KEYS", "redact_keys", names),
+    Variable("LLAMATELEMETRY_PLUGINS", "plugins", names),
+    Variable("LLAMATELEMETRY_DISABLED_PLUGINS", "disabled_plugins", names),
+    Variable("LLAMATELEMETRY_GPU", "gpu", flag),
+    Variable("LLAMATELEMETRY_GPU_INTERVAL", "gpu_interval_s", number(0.02, 10)),
+    Variable("LLAMATELEMETRY_GPU_IDLE_POWER", "gpu_idle_power_w", number(0, 10_000)),
+    Variable("LLAMATELEMETRY_SHUTDOWN_TIMEOUT", "shutdown_timeout_s", number(0.1, 60)),
 )
 """Every environment variable that is read, and the setting it fills."""
 
@@ -318,19 +281,20 @@ def _patterns(value: Iterable[str]) -> tuple[str, ...]:
 _ARGUMENT_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "otlp_headers": dict,
     "redact_patterns": _patterns,
-    "metric_interval_s": lambda value: _number(0.001)(str(value)),
+    "otlp_traces_headers": dict,
+    "otlp_metrics_headers": dict,
+    "otlp_logs_headers": dict,
+    "span_delay_s": lambda value: number(0)(str(value)),
+    "log_delay_s": lambda value: number(0)(str(value)),
+    "metric_interval_s": lambda value: number(0.001)(str(value)),
 }
 
 
 def _check_together(settings: Settings) -> None:
-    for signal, endpoint in _SIGNALS.items():
+    for signal in _SIGNALS:
         exporters = getattr(settings, signal)
         if "none" in exporters and len(exporters) > 1:
             raise ConfigurationError(signal, exporters, '"none" stands alone')
-        if "otlp" in exporters and settings.otlp_endpoint is None and getattr(settings, endpoint) is None:
-            raise ConfigurationError(
-                signal, exporters, '"otlp" needs an endpoint: give otlp_endpoint or OTEL_EXPORTER_OTLP_ENDPOINT'
-            )
         if "prometheus" in exporters and signal != "metrics_exporters":
             raise ConfigurationError(signal, exporters, '"prometheus" takes metrics only')
     if settings.sampler.endswith("ratio") and settings.sampler_arg is not None and settings.sampler_arg > 1:

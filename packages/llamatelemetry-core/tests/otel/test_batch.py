@@ -45,8 +45,10 @@ class Keeper:
 
 
 @contextmanager
-def courier_to(keeper: Keeper, delay_s: float = 60.0) -> Iterator[Courier[int]]:
-    courier: Courier[int] = Courier(signal="traces", exporter="here", sender=keeper, renew=Keeper, delay_s=delay_s)
+def courier_to(keeper: Keeper, delay_s: float = 60.0, **sizes: int) -> Iterator[Courier[int]]:
+    courier: Courier[int] = Courier(
+        signal="traces", exporter="here", sender=keeper, renew=Keeper, delay_s=delay_s, **sizes
+    )
     try:
         yield courier
     finally:
@@ -76,6 +78,21 @@ def test_a_full_batch_is_sent_without_waiting_for_the_delay() -> None:
         for item in range(batch.BATCH_SIZE):
             courier.offer(item)
         assert keeper.entered.wait(10)
+
+
+def test_a_smaller_queue_and_smaller_batches_can_be_asked_for() -> None:
+    keeper = Keeper()
+    keeper.gate.clear()
+    with courier_to(keeper, queue_size=4, batch_size=2) as courier:
+        courier.offer(0)
+        courier.offer(1)
+        assert keeper.entered.wait(10), "two make a batch"
+        for item in range(2, 12):
+            courier.offer(item)
+        keeper.gate.set()
+        assert flush_all([courier], soon())
+        assert keeper.batches == [[0, 1], [8, 9], [10, 11]]
+        assert courier.delivery().lost == 6
 
 
 def test_a_single_item_is_sent_after_the_delay() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from llamatelemetry.config import Settings
 from llamatelemetry.errors import ConfigurationError
+from llamatelemetry.otel import batch
 from llamatelemetry.otel.exporters import Exporters
 from llamatelemetry.otel.processors import CourierMetricReader
 
@@ -44,6 +45,31 @@ def test_each_signal_can_go_to_several_places(tmp_path: Path) -> None:
         assert sum(isinstance(reader, CourierMetricReader) for reader in made.metric_readers) == 3
     finally:
         made.discard()
+
+
+def test_queues_batches_and_delays_are_as_the_settings_say(tmp_path: Path) -> None:
+    chosen = Exporters(
+        Settings(
+            telemetry_dir=tmp_path,
+            metrics_exporters=("none",),
+            span_queue_size=3,
+            span_batch_size=2,
+            span_delay_s=60.0,
+            log_queue_size=5,
+            log_batch_size=5,
+            log_delay_s=0.5,
+        )
+    )
+    by_signal = {courier.delivery().signal: courier for courier in chosen.couriers}
+    seen = {signal: (c._queue_size, c._batch_size, c._delay_s) for signal, c in by_signal.items()}
+    assert seen == {"traces": (3, 2, 60.0), "logs": (5, 5, 0.5)}
+    chosen.discard()
+
+
+def test_a_setting_that_nobody_chose_is_the_queues_own() -> None:
+    usual = Settings()
+    assert (usual.span_queue_size, usual.span_batch_size) == (batch.QUEUE_SIZE, batch.BATCH_SIZE)
+    assert (usual.log_queue_size, usual.log_batch_size) == (batch.QUEUE_SIZE, batch.BATCH_SIZE)
 
 
 def test_what_was_made_before_something_failed_is_unmade(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from llamatelemetry.config import Protocol, Settings
 from llamatelemetry.otel.batch import close_all, flush_all
 from llamatelemetry.otel.delivery import Delivery
 from llamatelemetry.otel.exporters import Exporters
+from llamatelemetry.otel.otlp import signal_url
 from llamatelemetry.testing.collector import OtlpSink, broken_endpoint, plain, running_rotel
 
 
@@ -178,3 +179,60 @@ def test_a_signal_with_an_endpoint_of_its_own_goes_there() -> None:
         assert not all_others.spans
         assert all_others.metrics
         assert all_others.log_records
+
+
+@pytest.mark.parametrize(
+    ("settings", "url"),
+    [
+        ({}, "http://localhost:4318/v1/traces"),
+        ({"otlp_protocol": "grpc"}, "http://localhost:4317"),
+        ({"otlp_traces_protocol": "grpc"}, "http://localhost:4317"),
+        ({"otlp_protocol": "grpc", "otlp_traces_protocol": "http/protobuf"}, "http://localhost:4318/v1/traces"),
+        ({"otlp_endpoint": "http://there:1", "otlp_traces_protocol": "grpc"}, "http://there:1"),
+    ],
+)
+def test_where_no_endpoint_is_said_it_is_the_one_of_the_standard(settings: dict[str, Any], url: str) -> None:
+    assert signal_url(Settings(**settings), "traces") == url
+
+
+def test_a_signal_may_speak_a_protocol_of_its_own() -> None:
+    with OtlpSink() as sink, running_rotel("grpc", pass_on_to=sink.endpoint) as rotel, OtlpSink() as others:
+        pipeline = Pipeline(others.endpoint, otlp_traces_protocol="grpc", otlp_traces_endpoint=rotel.endpoint)
+        pipeline.emit("work")
+        assert all(account.lost == 0 for account in pipeline.close())
+        assert sink.wait_for(lambda it: it.spans, 20)
+        assert others.metrics
+        assert others.log_records
+
+
+@pytest.mark.parametrize("from_environment", [True, False])
+def test_a_signal_may_have_headers_of_its_own(monkeypatch: pytest.MonkeyPatch, *, from_environment: bool) -> None:
+    if from_environment:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "key=general,more=x")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "key=own")
+    with OtlpSink() as sink:
+        pipeline = Pipeline(
+            sink.endpoint, otlp_headers={"key": "general", "more": "x"}, otlp_traces_headers={"key": "own"}
+        )
+        pipeline.emit("work")
+        pipeline.flush()
+        pipeline.close()
+    sent = [(headers["key"], headers.get("more")) for headers in sink.headers]
+    assert set(sent) == {("general", "x"), ("own", None)}
+    assert sent.count(("own", None)) == 1, "spans went in one export"
+
+
+def test_what_the_exporters_read_of_the_environment_themselves_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")
+    with OtlpSink() as sink:
+        pipeline = Pipeline(sink.endpoint)
+        pipeline.emit("work")
+        assert pipeline.flush()
+        pipeline.close()
+    assert {headers.get("content-encoding") for headers in sink.headers} == {"gzip"}
+    with broken_endpoint("answers nothing") as endpoint:
+        pipeline = Pipeline(endpoint)
+        pipeline.emit("work")
+        assert not pipeline.flush(60)
+        assert all(account.lost and not account.exported for account in pipeline.close())

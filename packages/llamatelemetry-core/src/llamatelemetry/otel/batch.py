@@ -27,9 +27,9 @@ _T = TypeVar("_T")
 _T_contra = TypeVar("_T_contra", contravariant=True)
 
 QUEUE_SIZE: Final = 4096
-"""Items that wait for one exporter; past it the oldest are lost, and counted."""
+"""Items that wait for one exporter where nobody says otherwise."""
 BATCH_SIZE: Final = 512
-"""Items of one export. OTEL_BSP_MAX_EXPORT_BATCH_SIZE's default in the OpenTelemetry specification."""
+"""Items of one export, likewise: OTEL_BSP_MAX_EXPORT_BATCH_SIZE's default in the OpenTelemetry specification."""
 GRACE_S: Final = 0.2
 """Part of a shutdown kept back for a sender that was told to stop to do so."""
 
@@ -62,6 +62,8 @@ class Courier(Generic[_T]):
         sender: Sends them.
         renew: Makes another sender, for a forked child; called in the courier's thread.
         delay_s: Longest that an item waits for others to share an export, in seconds.
+        queue_size: Items that wait; past it the oldest are lost, and counted.
+        batch_size: Most items of one export.
         collect: Called in the courier's thread every ``delay_s``, and before it flushes or ends; may :meth:`offer`.
             Such a courier works from :meth:`start` on.
     """
@@ -74,12 +76,16 @@ class Courier(Generic[_T]):
         sender: Sender[_T],
         renew: Callable[[], Sender[_T]],
         delay_s: float,
+        queue_size: int = QUEUE_SIZE,
+        batch_size: int = BATCH_SIZE,
         collect: Callable[[], None] | None = None,
     ) -> None:
         self._signal: Signal = signal
         self._exporter = exporter
         self._renew = renew
         self._delay_s = delay_s
+        self._queue_size = queue_size
+        self._batch_size = min(batch_size, queue_size)
         self._collect = collect
         self._sender: Sender[_T] | None = sender
         self._closing = self._aborted = False
@@ -107,7 +113,7 @@ class Courier(Generic[_T]):
             if self._closing and threading.current_thread() is not self._thread:
                 self._lost += 1
                 return
-            overflowed = len(self._queue) >= QUEUE_SIZE
+            overflowed = len(self._queue) >= self._queue_size
             if overflowed:
                 self._queue.popleft()
                 self._lost += 1
@@ -115,7 +121,7 @@ class Courier(Generic[_T]):
             self._queue.append(item)
             if self._thread is None:
                 self._start()
-            elif len(self._queue) == 1 or len(self._queue) >= BATCH_SIZE:
+            elif len(self._queue) == 1 or len(self._queue) >= self._batch_size:
                 self._changed.notify_all()
         if first_loss:
             _logger.warning("the queue to %s is full: the oldest %s are being dropped", self._exporter, self._signal)
@@ -212,14 +218,14 @@ class Courier(Generic[_T]):
                 return
 
     def _is_urgent(self) -> bool:
-        return self._closing or self._asked > self._served or len(self._queue) >= BATCH_SIZE
+        return self._closing or self._asked > self._served or len(self._queue) >= self._batch_size
 
     def _drain(self) -> None:
         with self._changed:
             left = len(self._queue)  # What comes in meanwhile waits for the next round, so that this one ends.
         while left > 0 and not self._aborted:
             with self._changed:
-                batch = [self._queue.popleft() for _ in range(min(BATCH_SIZE, left, len(self._queue)))]
+                batch = [self._queue.popleft() for _ in range(min(self._batch_size, left, len(self._queue)))]
                 self._in_flight = len(batch)
             if not batch:
                 return

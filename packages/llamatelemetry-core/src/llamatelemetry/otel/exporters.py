@@ -95,12 +95,16 @@ class Exporters:
 
     def _add_spans(self, exporter: Exporter) -> None:
         if exporter != "none":
-            courier = self._courier("traces", exporter, SPAN_DELAY_S)
+            settings = self._settings
+            delay_s = _delay(exporter, settings.span_delay_s, SPAN_DELAY_S)
+            courier = self._courier("traces", exporter, delay_s, settings.span_queue_size, settings.span_batch_size)
             self.span_processors.append(CourierSpanProcessor(courier, self._settings.shutdown_timeout_s))
 
     def _add_logs(self, exporter: Exporter) -> None:
         if exporter != "none":
-            courier = self._courier("logs", exporter, LOG_DELAY_S)
+            settings = self._settings
+            delay_s = _delay(exporter, settings.log_delay_s, LOG_DELAY_S)
+            courier = self._courier("logs", exporter, delay_s, settings.log_queue_size, settings.log_batch_size)
             self.log_processors.append(CourierLogProcessor(courier, self._settings.shutdown_timeout_s))
 
     def _add_metrics(self, exporter: Exporter) -> None:
@@ -122,14 +126,17 @@ class Exporters:
         self.metric_readers.append(reader)
         self.couriers.append(reader.courier)
 
-    def _courier(self, signal: Signal, exporter: Exporter, network_delay_s: float) -> Courier[Any]:
-        delays = {"console": 0.0, "file": _LOCAL_DELAY_S}
+    def _courier(
+        self, signal: Signal, exporter: Exporter, delay_s: float, queue_size: int, batch_size: int
+    ) -> Courier[Any]:
         courier: Courier[Any] = Courier(
             signal=signal,
             exporter=self._place(signal, exporter),
             sender=self._make(signal, exporter),
             renew=partial(self._make, signal, exporter),
-            delay_s=delays.get(exporter, network_delay_s),
+            delay_s=delay_s,
+            queue_size=queue_size,
+            batch_size=batch_size,
         )
         self.couriers.append(courier)
         return courier
@@ -146,3 +153,10 @@ class Exporters:
         if exporter == "otlp":
             return f"OTLP {otlp.signal_url(self._settings, signal)}"
         return f"files in {self._settings.telemetry_dir}" if exporter == "file" else exporter
+
+
+def _delay(exporter: Exporter, chosen_s: float | None, network_s: float) -> float:
+    """How long items may wait for others: as chosen, or as it suits the exporter."""
+    if chosen_s is not None:
+        return chosen_s
+    return {"console": 0.0, "file": _LOCAL_DELAY_S}.get(exporter, network_s)

@@ -13,7 +13,7 @@ from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.metrics.export import MetricsData
 from opentelemetry.sdk.trace import ReadableSpan
 
-from llamatelemetry.config import Settings
+from llamatelemetry.config import Protocol, Settings
 from llamatelemetry.errors import MissingDependencyError
 from llamatelemetry.otel.delivery import Signal
 
@@ -21,6 +21,11 @@ _T = TypeVar("_T")
 
 _PATHS: Final[dict[Signal, str]] = {"traces": "/v1/traces", "metrics": "/v1/metrics", "logs": "/v1/logs"}
 """https://opentelemetry.io/docs/specs/otlp/#otlphttp-request"""
+_DEFAULT_ENDPOINTS: Final[dict[Protocol, str]] = {
+    "http/protobuf": "http://localhost:4318",
+    "grpc": "http://localhost:4317",
+}
+"""OTEL_EXPORTER_OTLP_ENDPOINT's defaults in OpenTelemetry's OTLP exporter specification."""
 
 
 class OtlpSender(Generic[_T]):
@@ -55,15 +60,16 @@ def signal_url(settings: Settings, signal: Signal) -> str:
     own: str | None = getattr(settings, f"otlp_{signal}_endpoint")
     if own is not None:
         return own
-    base = settings.otlp_endpoint or ""
-    return base if settings.otlp_protocol == "grpc" else base + _PATHS[signal]
+    protocol = _protocol(settings, signal)
+    base = settings.otlp_endpoint or _DEFAULT_ENDPOINTS[protocol]
+    return base if protocol == "grpc" else base + _PATHS[signal]
 
 
 def otlp_spans(settings: Settings) -> OtlpSender[ReadableSpan]:
     """A sender of spans."""
     from opentelemetry.sdk.trace.export import SpanExportResult
 
-    if settings.otlp_protocol == "grpc":
+    if _protocol(settings, "traces") == "grpc":
         _require_grpc()
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 
@@ -79,7 +85,7 @@ def otlp_logs(settings: Settings) -> OtlpSender[ReadableLogRecord]:
     """A sender of log records."""
     from opentelemetry.sdk._logs.export import LogRecordExportResult
 
-    if settings.otlp_protocol == "grpc":
+    if _protocol(settings, "logs") == "grpc":
         _require_grpc()
         from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcExporter
 
@@ -97,7 +103,7 @@ def otlp_metrics(settings: Settings) -> OtlpSender[MetricsData]:
     """A sender of metrics."""
     from opentelemetry.sdk.metrics.export import MetricExportResult
 
-    if settings.otlp_protocol == "grpc":
+    if _protocol(settings, "metrics") == "grpc":
         _require_grpc()
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
 
@@ -122,9 +128,16 @@ def reader_preferences(sender: OtlpSender[MetricsData]) -> dict[str, Any]:
     }
 
 
+def _protocol(settings: Settings, signal: Signal) -> Protocol:
+    own: Protocol | None = getattr(settings, f"otlp_{signal}_protocol")
+    return own or settings.otlp_protocol
+
+
 def _arguments(settings: Settings, signal: Signal) -> dict[str, Any]:
     # gRPC metadata keys are lowercase; HTTP does not care.
-    headers: Mapping[str, str] = {name.lower(): value for name, value in settings.otlp_headers.items()}
+    own: Mapping[str, str] | None = getattr(settings, f"otlp_{signal}_headers")
+    chosen = settings.otlp_headers if own is None else own
+    headers = {name.lower(): value for name, value in chosen.items()}
     return {"endpoint": signal_url(settings, signal), "headers": headers or None}
 
 
