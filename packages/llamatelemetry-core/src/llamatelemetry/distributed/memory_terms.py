@@ -27,6 +27,9 @@ _ALIGNMENT_BYTES: Final = 2**20
 _HIDDEN_STATES: Final = 7
 """Hidden states that are there at once, at most: a layer's input, its normalized form, both halves' results."""
 
+_MIXTURE_STATES: Final = 2
+"""As many more where the results of several experts are added up."""
+
 PIPELINE_COPIES: Final = 4
 """GGML_SCHED_MAX_COPIES: inputs are there so often where GPUs take turns, so that each finds its own."""
 
@@ -165,12 +168,13 @@ def _compute(
     queries = shape.attention_length or width
     recurrent = max((layer.state_bytes for layer in layers), default=0)
     crossing = (copies - 1) * (inputs * width + bool(recurrent) * queries)
-    each = _HIDDEN_STATES * width + crossing + copies * _SMALL_INPUTS
+    states = _HIDDEN_STATES + (_MIXTURE_STATES if shape.experts_used > 1 else 0)
+    each = states * width + crossing + copies * _SMALL_INPUTS
     terms = [
         Term(
             "hidden states",
             tokens * each * _F32,
-            f"{tokens} tokens * {each} numbers * 4 B: {_HIDDEN_STATES} * {width}, {crossing} that cross, and indices",
+            f"{tokens} tokens * {each} numbers * 4 B: {states} * {width}, {crossing} that cross, and indices",
             bound=True,
         ),
         Term(

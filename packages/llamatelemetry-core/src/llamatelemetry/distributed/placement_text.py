@@ -49,9 +49,13 @@ def refusal_lines(refusal: Refusal) -> list[str]:
 
 def _head(placement: Placement) -> str:
     shape = placement.shape
-    parameters = "" if shape.parameters is None else f", {shape.parameters / 1e9:.2f} billion parameters"
+    parameters = "" if shape.parameters is None else f", {_counted(shape.parameters)} parameters"
     kind = f"{shape.architecture}{f', {shape.quantization}' if shape.quantization else ''}{parameters}"
     return f"{shape.name}: {kind}, {len(shape.layers)} layers, {format_size(shape.weights_bytes)}"
+
+
+def _counted(number: int) -> str:
+    return f"{number / 1e9:.2f} billion" if number >= 10**9 else f"{number / 1e6:.1f} million"
 
 
 def _serving(placement: Placement) -> str:
