@@ -246,6 +246,20 @@ def test_a_prompt_that_is_still_being_read_is_never_weighed_twice():
     assert total == pytest.approx(150)
 
 
+def test_tokens_slower_than_a_window_are_shared_by_the_windows_they_took():
+    bench = Bench(idle_w=0)
+    begun = bench.now_ns
+    # One decodes a token a second, half a second apart from the other: work in every window, and as much.
+    one = Request(begun_ns=begun, prefill_tokens=0, token_ns=[begun + step * S for step in range(1, 9)])
+    other = Request(begun_ns=begun, prefill_tokens=0, token_ns=[begun + step * S + S // 2 for step in range(1, 9)])
+    pending = [bench.ledger.begin(each) for each in (one, other)]
+    one.ended_ns = other.ended_ns = begun + 9 * S
+    for _ in range(45):
+        bench.tick(0.2, watts=50)
+    energies = [use_of(each).energy_j for each in pending]
+    assert energies[0] == pytest.approx(energies[1], rel=0.15)
+
+
 def test_a_section_sees_all_that_was_drawn_and_takes_nothing_from_requests():
     bench = Bench()
     told: list[GPUUse | None] = []
@@ -272,6 +286,7 @@ def test_a_device_that_is_lost_ends_nothing_and_invents_nothing():
     pending = bench.ledger.begin(request)
     bench.tick(0.1, watts=60)
     bench.lost.add("GPU-0")
+    bench.tick(1, watts=60)
     bench.tick(5, watts=60)
     request.ended_ns = bench.now_ns
     bench.tick(0.1, watts=60)

@@ -28,7 +28,18 @@ class Tally:
     """
 
     __slots__ = (
-        *("_after", "_before", "_busy", "_closed", "_peak", "_prefilled", "_reasons", "_samples", "_temperature_c"),
+        *(
+            "_after",
+            "_before",
+            "_busy",
+            "_closed",
+            "_decoded",
+            "_peak",
+            "_prefilled",
+            "_reasons",
+            "_samples",
+            "_temperature_c",
+        ),
         *("device", "energy", "idle_j", "process_memory_bytes", "scope"),
     )
 
@@ -44,7 +55,7 @@ class Tally:
         self._samples = 0
         self._temperature_c: float | None = None
         self._reasons: dict[str, None] | None = None
-        self._prefilled = 0.0
+        self._prefilled = self._decoded = 0.0
         self._closed = False
 
     def note(self, sample: Sample, work: Work) -> None:
@@ -72,8 +83,9 @@ class Tally:
     def claim(self, work: Work, window: EnergyWindow, now_ns: int) -> Claim:
         """What was worked in a window; windows come in the order of time.
 
-        Prompt tokens are taken to be computed evenly from dispatch to the first token. While that has
-        not come, what is left of them is spread until now, and never counted twice.
+        Prompt tokens are taken to be computed evenly from dispatch to the first token, which they bring,
+        and each later token evenly from the one before it. While the first token has not come, what is
+        left of the prompt is spread until now. Nothing is counted twice.
         """
         begin, end = clip(work, window)
         tokens = work.token_ns
@@ -86,11 +98,9 @@ class Tally:
             here = min(prompt_end, window.end_ns) - prompt_begin
             prefill = left if here >= length else left * here / length
             self._prefilled += prefill
-        return Claim(
-            overlap_ns=end - begin,
-            prefill_tokens=prefill,
-            decode_tokens=float(_between(tokens, window.start_ns, window.end_ns)),
-        )
+        decoded = max(self._decoded, _decoded_until(tokens, window.end_ns))
+        decode, self._decoded = decoded - self._decoded, decoded
+        return Claim(overlap_ns=end - begin, prefill_tokens=prefill, decode_tokens=decode)
 
     def use(self, *, section: bool) -> DeviceUse:
         """What it saw, frozen."""
@@ -180,5 +190,10 @@ def clip(work: Work, window: EnergyWindow) -> tuple[int, int]:
     return max(window.start_ns, work.begun_ns), end
 
 
-def _between(moments: Sequence[int], after_ns: int, until_ns: int) -> int:
-    return bisect_right(moments, until_ns) - bisect_right(moments, after_ns)
+def _decoded_until(tokens: Sequence[int], moment_ns: int) -> float:
+    """Tokens after the first that were computed by then, with the part that was done of the one to come."""
+    come = bisect_right(tokens, moment_ns)
+    if come == 0 or come >= len(tokens):
+        return max(0.0, come - 1.0)
+    last, following = tokens[come - 1], tokens[come]
+    return come - 1 + (moment_ns - last) / (following - last)

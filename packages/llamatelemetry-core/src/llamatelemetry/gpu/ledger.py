@@ -195,9 +195,6 @@ class _DeviceMeter:
 
     def take(self, sample: Sample) -> None:
         self.last = sample
-        if sample.lost:
-            self._maker.reset()
-            return
         window = self._maker.feed(sample.monotonic_ns, sample.fast.energy_mj, sample.fast.power_w)
         if window is not None:
             self._idle.feed(window)
