@@ -3,7 +3,10 @@
 from llamatelemetry.backends.protocol import (
     Backend,
     BackendTimings,
+    CacheReporting,
     CancelToken,
+    KVReport,
+    KVState,
     ModelInfo,
     Placement,
     Restartable,
@@ -16,8 +19,11 @@ from llamatelemetry.backends.request import InferenceRequest, SamplingParams
 __all__ = [
     "Backend",
     "BackendTimings",
+    "CacheReporting",
     "CancelToken",
     "InferenceRequest",
+    "KVReport",
+    "KVState",
     "ModelInfo",
     "Placement",
     "Restartable",

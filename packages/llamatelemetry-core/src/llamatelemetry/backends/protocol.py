@@ -41,6 +41,9 @@ class ModelInfo:
         context_length: Tokens one slot can hold.
         kv_tokens: Tokens that the KV cache holds where the slots share it; None where each slot has
             its own ``context_length``.
+        kv_page_size: Tokens in a page of the KV cache, of a backend that pages it; else the engine
+            chooses one for its books.
+        kv_pages_shared: True where requests share the pages of equal prefixes, whatever slot they run on.
         kv_bytes_per_token: Bytes of KV cache one token takes.
         embeddings: True if it answers requests with ``input``.
         sha256: Digest of the model file, if it was asked for.
@@ -61,6 +64,8 @@ class ModelInfo:
     parameters: int | None = None
     context_length: int | None = None
     kv_tokens: int | None = None
+    kv_page_size: int | None = None
+    kv_pages_shared: bool = False
     kv_bytes_per_token: int | None = None
     embeddings: bool = False
     sha256: str | None = None
@@ -108,6 +113,36 @@ class BackendTimings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KVReport:
+    """What one request held of the KV cache, counted by the backend whose cache it is.
+
+    Attributes:
+        pages: Most pages it held at any one time, those shared with others included.
+        page_size: Tokens in a page.
+    """
+
+    pages: int
+    page_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KVState:
+    """A backend's own KV cache at one moment.
+
+    Attributes:
+        used: Pages that running requests hold, each counted once.
+        limit: Pages there are.
+        shared: Those that two running requests or more hold.
+        page_size: Tokens in a page.
+    """
+
+    used: int
+    limit: int
+    shared: int
+    page_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamEnd:
     """The last item of a stream: everything that is known only when generation is over.
 
@@ -118,6 +153,7 @@ class StreamEnd:
         response_id: The backend's id of this answer.
         response_model: The model that answered, as the backend names it.
         slot_id: The backend's slot that ran it.
+        kv: Pages of its own KV cache that it counted; None where the engine's books have to do.
         tool_calls: Whole tool calls, OpenAI shape.
         embeddings: One vector per text of the request's ``input``.
         raw: The backend's last message, for what has no field here.
@@ -129,6 +165,7 @@ class StreamEnd:
     response_id: str | None = None
     response_model: str | None = None
     slot_id: int | None = None
+    kv: KVReport | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     embeddings: tuple[tuple[float, ...], ...] = ()
     raw: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
@@ -251,4 +288,13 @@ class Restartable(Protocol):
         Raises:
             BackendStartError: It did not become ready.
         """
+        ...
+
+
+@runtime_checkable
+class CacheReporting(Protocol):
+    """A backend that counts the pages of its own KV cache, so that nobody has to estimate them."""
+
+    def kv_state(self) -> KVState | None:
+        """The cache at this moment; cheap, callable from any thread, and never raises. None while there is none."""
         ...

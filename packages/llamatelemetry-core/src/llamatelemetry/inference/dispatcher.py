@@ -27,7 +27,7 @@ from llamatelemetry.errors import (
 )
 from llamatelemetry.inference.decisions import Admission, Expired, Rejected, SchedulerStats, Ticket
 from llamatelemetry.inference.job import Job
-from llamatelemetry.inference.lane import Lane
+from llamatelemetry.inference.lane import Lane, page_size_of
 from llamatelemetry.inference.record import KVHold
 from llamatelemetry.inference.retry import TRANSIENT, RetryBudget, RetryPolicy, retrying
 from llamatelemetry.inference.scheduler import RequestScheduler
@@ -51,7 +51,6 @@ class Dispatcher:
         scheduler: Decides what runs next; its slots are the lanes', in their order.
         retry: When a failed request is tried again.
         clock: The scheduler's time.
-        page_size: Tokens in a page of the scheduler's KV cache.
         kv_estimated: Whether its pages are books about a cache that nobody here can see.
         learn: Told what each finished job's backend said, in the slot's thread.
     """
@@ -63,7 +62,6 @@ class Dispatcher:
         *,
         retry: RetryPolicy,
         clock: Clock,
-        page_size: int,
         kv_estimated: bool,
         learn: Callable[[Job, StreamEnd], None],
     ) -> None:
@@ -73,7 +71,6 @@ class Dispatcher:
         self._retry = retry
         self._budget = RetryBudget(retry)
         self._clock = clock
-        self._page_size = page_size
         self._kv_estimated = kv_estimated
         self._learn = learn
         self._changed = threading.Condition(threading.Lock())
@@ -174,7 +171,7 @@ class Dispatcher:
             lane = self._lane_of[decision.slot]
             job.recorder.admitted(
                 model=lane.info,
-                kv=self._kv_hold(decision),
+                kv=self._kv_hold(decision, lane),
                 reason=decision.reason,
                 slot=decision.slot - lane.first_slot,
             )
@@ -184,12 +181,12 @@ class Dispatcher:
         self._changed.notify_all()
         return expired
 
-    def _kv_hold(self, admission: Admission) -> KVHold | None:
+    def _kv_hold(self, admission: Admission, lane: Lane) -> KVHold | None:
         if admission.reservation is None:
             return None
         return KVHold(
             pages=admission.reservation.pages,
-            page_size=self._page_size,
+            page_size=page_size_of(lane.info),
             estimated=self._kv_estimated,
             cached_estimate=admission.cached_estimate,
         )

@@ -17,7 +17,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self
 
-from llamatelemetry.backends.protocol import Backend, ModelInfo, StreamEnd
+from llamatelemetry.backends.protocol import Backend, CacheReporting, KVState, ModelInfo, StreamEnd
 from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.clock import SYSTEM_CLOCK, Clock
 from llamatelemetry.errors import ConfigurationError, EngineClosedError, NotSupportedError
@@ -28,7 +28,7 @@ from llamatelemetry.inference.dispatcher import Dispatcher
 from llamatelemetry.inference.events import EventRecorder
 from llamatelemetry.inference.job import InferenceFuture, Job
 from llamatelemetry.inference.kv_cache import PagedKVCache
-from llamatelemetry.inference.lane import Lane
+from llamatelemetry.inference.lane import Lane, page_size_of
 from llamatelemetry.inference.places import SlotGroup
 from llamatelemetry.inference.policy import SchedulerConfig
 from llamatelemetry.inference.prompts import PromptTokenizer
@@ -38,9 +38,6 @@ from llamatelemetry.inference.scheduler import RequestScheduler
 from llamatelemetry.inference.sink import current_sink
 from llamatelemetry.inference.stats import engine_stats
 from llamatelemetry.inference.stream import AsyncInferenceStream, InferenceStream
-
-PAGE_SIZE: Final = 64
-"""Tokens in a page of KV cache, in the engine's books."""
 
 _OPEN_ENDED_TOKENS: Final = 512
 """Room that a request without ``max_tokens`` gets at a time."""
@@ -102,7 +99,6 @@ class InferenceEngine:
             self._scheduler_of(lanes),
             retry=retry or RetryPolicy(),
             clock=clock,
-            page_size=PAGE_SIZE,
             kv_estimated=not self._scheduling.shared_pages,
             learn=self._learn,
         )
@@ -189,7 +185,12 @@ class InferenceEngine:
         """The engine's figures at this moment."""
         scheduled, tally = self._dispatcher.stats()
         return engine_stats(
-            self.info, _infos(self._lanes), scheduled, tally, kv_estimated=not self._scheduling.shared_pages
+            self.info,
+            _infos(self._lanes),
+            scheduled,
+            tally,
+            caches=[_cache_of(lane.backend) for lane in self._lanes],
+            kv_estimated=not self._scheduling.shared_pages,
         )
 
     def close(self, *, drain: bool = True, timeout_s: float | None = None) -> None:
@@ -286,7 +287,8 @@ class InferenceEngine:
         config = self._scheduling
         if config.context_length is None:
             config = replace(config, context_length=self._limit)
-        return RequestScheduler(config, *(SlotGroup(lane.info.slots, _pages_of(lane.info)) for lane in lanes))
+        groups = (SlotGroup(each.slots, _pages_of(each), each.kv_pages_shared) for each in _infos(lanes))
+        return RequestScheduler(config, *groups)
 
 
 def _infos(lanes: Sequence[Lane]) -> list[ModelInfo]:
@@ -307,10 +309,15 @@ def _info_of(lanes: tuple[Lane, ...]) -> ModelInfo:
 def _pages_of(info: ModelInfo) -> PagedKVCache | None:
     if info.context_length is None:
         return None
+    size = page_size_of(info)
     # Rounded up, so that books in whole pages never keep out what a slot can hold.
-    of_a_slot = -(-info.context_length // PAGE_SIZE)
-    pages = info.slots * of_a_slot if info.kv_tokens is None else max(info.kv_tokens // PAGE_SIZE, of_a_slot)
-    return PagedKVCache(pages, PAGE_SIZE)
+    of_a_slot = -(-info.context_length // size)
+    pages = info.slots * of_a_slot if info.kv_tokens is None else max(info.kv_tokens // size, of_a_slot)
+    return PagedKVCache(pages, size)
+
+
+def _cache_of(backend: Backend) -> KVState | None:
+    return backend.kv_state() if isinstance(backend, CacheReporting) else None
 
 
 def _open_lanes(backends: Sequence[Backend]) -> tuple[Lane, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 
-from llamatelemetry.backends.protocol import ModelInfo, StreamEnd
+from llamatelemetry.backends.protocol import KVReport, ModelInfo, StreamEnd
 from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.clock import Clock
 from llamatelemetry.inference.metering import PendingUse, Work
@@ -134,7 +134,15 @@ class EventRecorder:
     def _expected_prefill(self) -> int | None:
         if self._prompt_tokens is None:
             return None
-        return max(0, self._prompt_tokens - (self._kv.cached_estimate if self._kv else 0))
+        cached = self._kv.cached_estimate if self._kv else None
+        return max(0, self._prompt_tokens - (cached or 0))
+
+    def _held(self, told: KVReport | None) -> KVHold | None:
+        """What it held of the KV cache: as the backend counted, or else by the engine's books."""
+        if told is None:
+            return self._kv
+        expected = self._kv.cached_estimate if self._kv else None
+        return KVHold(pages=told.pages, page_size=told.page_size, estimated=False, cached_estimate=expected)
 
     def attempt_failed(self, error_type: str) -> None:
         """Notes that a try failed before its first token and that the request waits for another.
@@ -203,7 +211,7 @@ class EventRecorder:
             queued_ns=None if self._queued is None else self._queued + anchor,
             admitted_ns=None if self._admitted is None else self._admitted + anchor,
             admission=self._admission,
-            kv=self._kv,
+            kv=self._held(end.kv),
             attempts=self._attempts,
             answered_by=self._answered_by,
             hardware=hardware,

@@ -12,9 +12,17 @@ from llamatelemetry.errors import BackendError
 
 LaneState = Literal["up", "restarting", "down"]
 
+PAGE_SIZE: Final = 64
+"""Tokens in a page of KV cache, in the engine's books about a backend that has no pages."""
+
 _PROBE_S: Final = 0.5
 _RECOVERY_S: Final = 30.0
 """A server that is not ours is waited for so long."""
+
+
+def page_size_of(model: ModelInfo) -> int:
+    """Tokens in a page of the engine's books about a backend's KV cache: the backend's own, if it has pages."""
+    return model.kv_page_size or PAGE_SIZE
 
 
 class Lane:

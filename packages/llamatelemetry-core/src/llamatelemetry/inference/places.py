@@ -23,10 +23,12 @@ class SlotGroup:
     Attributes:
         slots: Requests it runs at once.
         kv: Pages to reserve for what runs there; None does not count them.
+        shared_pages: Whether its slots share pages of equal prefixes.
     """
 
     slots: int
     kv: PagedKVCache | None = None
+    shared_pages: bool = False
 
 
 class Place(NamedTuple):
@@ -50,12 +52,12 @@ class Places:
 
     Args:
         groups: The backends. Slots are numbered from 0 through all of them.
-        shared_pages: Whether the slots of a backend share pages of equal prefixes.
+        shared_pages: Whether the slots of every backend share pages of equal prefixes, whatever it says.
     """
 
     def __init__(self, groups: Sequence[SlotGroup], *, shared_pages: bool) -> None:
         self.slots: Final = SlotTable(*(group.slots for group in groups))
-        self._shared_pages = shared_pages
+        self._shared_pages = [shared_pages or group.shared_pages for group in groups]
         self._kv = [group.kv for group in groups]
         self._cached = [_Cached() for _ in groups]
 
@@ -164,10 +166,11 @@ class Places:
     def _take_on(self, slot: int, known: int, ticket: Ticket, cost: int) -> Place | None:
         # The last prompt token is always computed: a backend has to go on from it.
         known = min(known, ticket.prompt_tokens - 1)
-        kv = self._kv[self.slots.group_of[slot]]
+        group = self.slots.group_of[slot]
+        kv = self._kv[group]
         if kv is None:
             return Place(slot, known, None, None)
-        tokens = ticket.tokens if self._shared_pages else None
+        tokens = ticket.tokens if self._shared_pages[group] else None
         reservation = kv.reserve(tokens, ticket.prompt_tokens, cost)
         if reservation is None:
             return None

@@ -33,8 +33,9 @@ class SchedulerConfig:
             idle slot holds; 0 is off.
         min_prefix_gain: Tokens that a slot must hold beyond what the head would find.
         max_bypass: Times that a request may be passed over for another's prefix.
-        shared_pages: Whether the backend's slots share pages of equal prefixes. Without it each
-            request's pages are counted in full, and only the slot it runs on counts as a cache.
+        shared_pages: Whether the backend's slots share pages of equal prefixes, where it does not say so
+            itself. Without it each request's pages are counted in full, and only the slot it runs on
+            counts as a cache.
 
     Raises:
         ConfigurationError: A value is outside its range.

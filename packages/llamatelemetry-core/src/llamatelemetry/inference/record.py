@@ -51,17 +51,18 @@ class KVHold:
     """What a request held of the KV cache.
 
     Attributes:
-        pages: Pages at admission, those shared with others included.
+        pages: Pages it held, those shared with others included: at admission by the engine's books,
+            or the most at any one time, where the backend counted them.
         page_size: Tokens in a page.
         estimated: True where these are the engine's own books about a cache it cannot see.
-        cached_estimate: Prompt tokens that the books expected to be in the cache; the backend's own
-            figure is in the usage.
+        cached_estimate: Prompt tokens that the engine's books expected to be in the cache; None without
+            books. The backend's own figure is in the usage.
     """
 
     pages: int
     page_size: int
     estimated: bool
-    cached_estimate: int
+    cached_estimate: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
