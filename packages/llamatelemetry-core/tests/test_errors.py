@@ -50,3 +50,9 @@ def test_gpus_that_cannot_be_read_come_with_the_drivers_state_and_a_fix() -> Non
     assert str(error) == "No NVIDIA driver was found: install one"
     assert (error.state, error.message, error.fix) == ("no_driver", "No NVIDIA driver was found.", "install one")
     assert str(errors.GPUUnavailableError("lost", "The GPU was lost.")) == "The GPU was lost."
+
+
+def test_memory_that_ran_out_says_where_when_and_what_helps() -> None:
+    error = errors.OutOfMemoryError("cuda:0", "while it loaded", "load it in four bits")
+    assert str(error) == "cuda:0 ran out of memory while it loaded: load it in four bits"
+    assert (error.device, error.kind, error.error_type) == ("cuda:0", "out_of_memory", "OutOfMemoryError")

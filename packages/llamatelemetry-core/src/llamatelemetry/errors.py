@@ -174,6 +174,18 @@ class NotSupportedError(BackendResponseError):
     """The backend, as started, does not offer what was asked for."""
 
 
+class OutOfMemoryError(BackendResponseError):
+    """The device that runs the model has no memory left for what was asked.
+
+    Attributes:
+        device: Where memory ran out, for example ``cuda:0``.
+    """
+
+    def __init__(self, device: str, during: str, fix: str) -> None:
+        self.device = device
+        super().__init__(f"{device} ran out of memory {during}: {fix}", kind="out_of_memory")
+
+
 class IntegrityError(LlamatelemetryError, AssertionError):
     """Books that must balance do not: a slot or page was given back twice, lost, or given to two.
 
