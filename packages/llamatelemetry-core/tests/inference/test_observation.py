@@ -56,3 +56,16 @@ def test_it_ends_once_whatever_comes_after(sink):
     seen.finish(StreamEnd(finish_reason="cancelled"))
     seen.finish(END)
     assert [record.finish_reason for record in sink.records] == ["cancelled"]
+
+
+def test_its_end_may_be_told_afterwards(sink):
+    clock = ManualClock()
+    seen = observe(clock, sink)
+    seen.started()
+    begun = clock.now_ns()
+    clock.advance(3)
+    seen.tokens_at([begun + 1_000_000_000, begun + 2_000_000_000])
+    seen.finish(END, at_ns=begun + 2_000_000_000)
+    [record] = sink.records
+    assert metrics.duration(record) == 2.0
+    assert metrics.time_per_output_token(record) == 1.0

@@ -175,6 +175,7 @@ class EventRecorder:
         reasoning: str = "",
         error: BaseException | None = None,
         hardware: PendingUse | None = None,
+        at_ns: int | None = None,
     ) -> FinishedRecord:
         """Freezes what was collected; call once.
 
@@ -184,13 +185,14 @@ class EventRecorder:
             reasoning: The reasoning so far.
             error: What went wrong.
             hardware: What it did to the hardware.
+            at_ns: When it ended, on the monotonic clock; else now.
         """
         anchor = self._anchor_ns
         told = end.timings.prefill_tokens
         if told is None and end.usage.input_tokens is not None:
             told = end.usage.input_tokens - (end.usage.cached_tokens or 0)
         self._prefill_tokens = self._expected_prefill() if told is None else told
-        self._finished = finished = self._now()
+        self._finished = finished = self._now() if at_ns is None else at_ns
         return FinishedRecord(
             opening=self.opening,
             dispatched_ns=None if self._dispatched is None else self._dispatched + anchor,

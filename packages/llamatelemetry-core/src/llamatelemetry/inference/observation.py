@@ -77,7 +77,13 @@ class Observation:
         self._recorder.tokens_at(moments_ns)
 
     def finish(
-        self, end: StreamEnd, *, text: str = "", reasoning: str = "", error: BaseException | None = None
+        self,
+        end: StreamEnd,
+        *,
+        text: str = "",
+        reasoning: str = "",
+        error: BaseException | None = None,
+        at_ns: int | None = None,
     ) -> None:
         """Ends it; a second call does nothing, so that an abandoned stream is closed once.
 
@@ -86,9 +92,12 @@ class Observation:
             text: The answer, if content is exported.
             reasoning: The reasoning, if content is exported.
             error: What went wrong.
+            at_ns: When it ended, where that is told afterwards: an answer may wait for others of its batch.
         """
         if self._ended:
             return
         self._ended = True
-        record = self._recorder.finish(end, text=text, reasoning=reasoning, error=error, hardware=self._hardware)
+        record = self._recorder.finish(
+            end, text=text, reasoning=reasoning, error=error, hardware=self._hardware, at_ns=at_ns
+        )
         self._trace.finish(record)
