@@ -305,8 +305,8 @@ SMALL: dict[str, tuple[dict[str, Any], list[Tensors], bool]] = {
         True,
     ),
     "qwen3moe": (
-        {**BASE, "expert_count": 16, "expert_used_count": 8, "expert_feed_forward_length": 128},
-        [attention("attn_q_norm", "attn_k_norm") | experts(16, 128)] * 3,
+        {**BASE, "expert_count": 16, "expert_used_count": 8, "expert_feed_forward_length": 256},
+        [attention("attn_q_norm", "attn_k_norm") | experts(16, 256)] * 3,
         False,
     ),
     "jamba": (

@@ -215,8 +215,9 @@ def _compute(
 def _layer_steps(shape: ModelShape, serving: Serving, layers: Sequence[LayerShape]) -> list[tuple[str, int, str]]:
     """What the steps of a layer hold at once, apart from the hidden state; one at a time is there."""
     tokens, width = serving.tokens_reserved, shape.embedding_length
-    wide = shape.feed_forward_length or 0
-    feed = max(3 * wide, wide + 2 * shape.experts_used * width if shape.experts_used > 1 else 0)
+    wide, results = shape.feed_forward_length or 0, shape.experts_used * width
+    # Gate, up and their product; the results of many narrow experts find no room where those were.
+    feed = 3 * wide + (results if shape.experts_used > 1 and 2 * wide <= results else 0)
     queries = shape.attention_length or width
     attending = [layer for layer in layers if layer.key_elements]
     rows = max((layer.key_elements + layer.value_elements for layer in attending), default=0)
