@@ -7,6 +7,7 @@ less than a whole context.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -36,7 +37,7 @@ class CacheType:
     block_bytes: int
 
 
-CACHE_TYPES: Final = MappingProxyType(
+CACHE_TYPES: Final[Mapping[str, CacheType]] = MappingProxyType(
     {
         "f32": CacheType(1, 4),
         "f16": CacheType(1, 2),
@@ -51,7 +52,7 @@ CACHE_TYPES: Final = MappingProxyType(
 )
 """What ``llama-server`` takes for ``--cache-type-k`` and ``--cache-type-v``; sizes as in ggml-common.h."""
 
-UNQUANTIZED_TYPES: Final = tuple(name for name, kind in CACHE_TYPES.items() if kind.block == 1)
+UNQUANTIZED_TYPES: Final[tuple[str, ...]] = tuple(name for name, kind in CACHE_TYPES.items() if kind.block == 1)
 """Those that keep each number on its own."""
 
 
