@@ -125,6 +125,10 @@ class Telemetry:
         closing: list[Callable[[], object]] = [provider.shutdown for provider in self._providers.own()]
         if self._exporters.prometheus is not None:
             closing.append(self._exporters.prometheus.close)
+        export_adopted = getattr(self._providers.adopted.meter_provider, "force_flush", None)
+        if self._gpu_instruments is not None and export_adopted is not None:
+            # It exports again when it is shut down, which is not ours to do: the GPUs are gone by then.
+            closing.append(partial(export_adopted, max(1, int((deadline - time.monotonic()) * 1000))))
         background = Background(closing)
         deliveries = close_all(self._exporters.couriers, deadline)
         background.wait(deadline)

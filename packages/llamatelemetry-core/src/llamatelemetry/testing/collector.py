@@ -37,9 +37,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from llamatelemetry.errors import MissingDependencyError
+from llamatelemetry.testing.emitted import EmittedEvent, EmittedSpan
 
 _START_S: Final = 30.0
 _GZIP: Final = b"\x1f\x8b"
@@ -169,6 +170,25 @@ class OtlpSink:
 def plain(attributes: Any) -> dict[str, Any]:
     """Protobuf attributes as a dict of Python values."""
     return {item.key: _plain(item.value) for item in attributes}
+
+
+def span_from_otlp(span: Span) -> EmittedSpan:
+    """A span that was received, for the checks of :mod:`llamatelemetry.testing.semconv`."""
+    return EmittedSpan(
+        name=span.name,
+        kind=Span.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_"),
+        trace_id=span.trace_id.hex(),
+        span_id=span.span_id.hex(),
+        parent_id=span.parent_span_id.hex() or None,
+        start_ns=span.start_time_unix_nano,
+        end_ns=span.end_time_unix_nano,
+        attributes=plain(span.attributes),
+        failed=span.status.code == Status.STATUS_CODE_ERROR,
+        events=tuple(
+            EmittedEvent(name=event.name, time_ns=event.time_unix_nano, attributes=plain(event.attributes))
+            for event in span.events
+        ),
+    )
 
 
 def _plain(value: AnyValue) -> Any:
