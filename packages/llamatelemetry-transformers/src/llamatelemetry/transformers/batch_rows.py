@@ -1,0 +1,186 @@
+"""Which tokens of a batch are whose, and how many each has: arithmetic over what was seen of a generation.
+
+A batch goes on until its last sequence is complete, and fills up those that were before; a request can
+have several sequences; a step can bring several tokens. What counts is what was generated for the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from llamatelemetry.transformers.steps import Steps
+
+
+@dataclass(slots=True, kw_only=True)
+class Answer:
+    """What was generated for one request.
+
+    Attributes:
+        tokens: How many, of all its sequences.
+        moments: When those of its longest sequence were there, in monotonic nanoseconds.
+        reason: Why its first sequence ended.
+        ids: Tokens of its first sequence, if they are wanted.
+        early: Whether it was complete while others of its batch were not.
+    """
+
+    tokens: int = 0
+    moments: list[int] = field(default_factory=list)
+    reason: Literal["stop", "length"] = "stop"
+    ids: list[int] = field(default_factory=list)
+    early: bool = False
+
+    def go_on(self, part: Answer) -> None:
+        """Adds what a later loop generated for the same request."""
+        self.tokens += part.tokens
+        self.moments += part.moments
+        self.ids += part.ids
+        self.reason, self.early = part.reason, part.early
+
+
+def answers_of_steps(
+    steps: Steps,
+    requests: int,
+    prompt_width: int | None,
+    begun_ns: int,
+    returned: Any = None,
+    *,
+    with_ids: bool = False,
+) -> list[Answer] | None:
+    """What a loop that was seen step by step generated.
+
+    Args:
+        steps: What was seen.
+        requests: How many prompts there were.
+        prompt_width: Tokens that each sequence began with, where that is known.
+        begun_ns: When it began, on the monotonic clock.
+        returned: The sequences that ``generate`` returned; None where it failed.
+        with_ids: Whether the tokens themselves are wanted.
+
+    Returns:
+        One answer for each prompt, or None where they cannot be told apart.
+    """
+    if not steps.lengths:
+        return None
+    config, lengths, moments = steps.config, steps.lengths, steps.moments()
+    # The first step of assisted decoding may bring several tokens, that of any other brings one.
+    start = prompt_width if prompt_width is not None and prompt_width < lengths[0] else lengths[0] - 1
+    has_beams = (config.num_beams or 1) > 1
+    sequences = returned if has_beams else steps.latest
+    if sequences is None:  # Beams that nobody has chosen from.
+        return [Answer(tokens=lengths[-1] - start, moments=list(moments)) for _ in range(requests)]
+    if has_beams:
+        counts = _complete(sequences[:, start:].tolist(), config)
+    else:
+        counts = [lengths[step] - start for step in _last_steps(steps, sequences.shape[0])]
+        if returned is not None and returned.shape[0] == len(counts):
+            # A step that was made before it was known to be one too many is not returned.
+            counts = [min(count, returned.shape[1] - start) for count in counts]
+    of_each, rest = divmod(len(counts), requests)
+    if rest or not of_each:
+        return None
+    firsts = range(0, len(counts), of_each)
+    ends = token_ids(config.eos_token_id)
+    last_ids = _ids_at(sequences, firsts, [start + counts[row] - 1 for row in firsts])
+    per_token = _per_token(moments, lengths, start)
+    answers = []
+    for row, last_id in zip(firsts, last_ids, strict=True):
+        longest = max(counts[row : row + of_each])
+        answers.append(
+            Answer(
+                tokens=sum(counts[row : row + of_each]),
+                moments=per_token[:longest],
+                reason="stop" if last_id in ends else _reason(config, moments, start + counts[row], begun_ns),
+                ids=sequences[row, start : start + counts[row]].tolist() if with_ids else [],
+                early=not has_beams and longest < max(counts),
+            )
+        )
+    return answers
+
+
+def answers_of_result(returned: Any, requests: int, prompt_width: int | None, config: Any) -> list[Answer] | None:
+    """What was generated where nobody saw how, from what was returned.
+
+    Args:
+        returned: The sequences; None where it failed.
+        requests: How many prompts there were.
+        prompt_width: Tokens that each sequence began with, where that is known.
+        config: Has ``eos_token_id``, ``pad_token_id``, and ``max_length`` and ``max_time`` as far as they are known.
+
+    Returns:
+        One answer for each prompt, or None where they cannot be told apart.
+    """
+    if returned is None or prompt_width is None or returned.shape[0] % requests:
+        return None
+    generated = returned[:, prompt_width:].tolist()
+    counts = _complete(generated, config)
+    of_each = len(counts) // requests
+    ends = token_ids(config.eos_token_id)
+    answers = []
+    for row in range(0, len(counts), of_each):
+        ids = generated[row][: counts[row]]
+        ended = bool(ids) and ids[-1] in ends
+        reason = "stop" if ended else _reason(config, (), prompt_width + counts[row], 0)
+        answers.append(Answer(tokens=sum(counts[row : row + of_each]), reason=reason, ids=ids))
+    return answers
+
+
+def token_ids(value: Any) -> frozenset[int]:
+    """One id, several, or none, as configurations have them."""
+    if value is None:
+        return frozenset()
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return frozenset([value] if isinstance(value, int) else value)
+
+
+def _reason(config: Any, moments: Sequence[int], length: int, begun_ns: int) -> Literal["stop", "length"]:
+    if config.max_length is not None and length >= config.max_length:
+        return "length"
+    if config.max_time is not None and moments and (moments[-1] - begun_ns) * 1e-9 >= config.max_time:
+        return "length"
+    return "stop"
+
+
+def _last_steps(steps: Steps, sequences: int) -> list[int]:
+    """By sequence, the step that completed it."""
+    last = len(steps.lengths) - 1
+    if sequences == 1 or len(steps.done) <= last:
+        return [last] * sequences
+    import torch
+
+    incomplete_for = (torch.stack(steps.done).cumsum(0) == 0).sum(0)
+    return [min(step, last) for step in incomplete_for.tolist()]
+
+
+def _ids_at(sequences: Any, rows: Sequence[int], columns: Sequence[int]) -> list[int]:
+    if len(rows) == 1:
+        return [int(sequences[rows[0], columns[0]])]
+    ids: list[int] = sequences[list(rows), list(columns)].tolist()
+    return ids
+
+
+def _per_token(moments: list[int], lengths: Sequence[int], start: int) -> list[int]:
+    if not moments or lengths[-1] - start == len(lengths):
+        return moments  # One token a step.
+    before, each = start, []
+    for moment, length in zip(moments, lengths, strict=True):
+        each += [moment] * (length - before)
+        before = length
+    return each
+
+
+def _complete(generated: Sequence[Sequence[int]], config: Any) -> list[int]:
+    """How many tokens of each sequence are its own: the first that ends it is, what fills it up is not."""
+    ends = token_ids(config.eos_token_id)
+    fills = token_ids(config.pad_token_id)
+    counts = []
+    for tokens in generated:
+        count = next((index + 1 for index, token in enumerate(tokens) if token in ends), None)
+        if count is None:
+            count = len(tokens)
+            while count and tokens[count - 1] in fills:
+                count -= 1
+        counts.append(count)
+    return counts

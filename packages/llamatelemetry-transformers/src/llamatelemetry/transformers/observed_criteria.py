@@ -1,0 +1,35 @@
+"""Sees every step of every way that transformers generates, from the one place that all of them pass.
+
+Sampling, beams and assisted decoding share nothing but the question, after each step, whether to stop.
+The list of criteria that answers it is made by ``generate`` itself, and this is that list with a note
+taken at each call: it holds what it held before, answers as it did, and adds no work on the device.
+
+Imports transformers; imported when that is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llamatelemetry.transformers.steps import Steps
+from transformers.generation.stopping_criteria import StoppingCriteriaList
+
+
+class ObservedCriteria(StoppingCriteriaList):  # type: ignore[misc]
+    """A list of stopping criteria that is watched."""
+
+    def __init__(self, criteria: Any, steps: Steps) -> None:
+        super().__init__(criteria)
+        self._steps = steps
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        """Asks the criteria, as ever."""
+        steps = self._steps
+        try:
+            steps.made(input_ids)  # First: the tokens are there, and the criteria may take their time.
+        except Exception:  # noqa: BLE001 - whatever a new version hands over, it is no reason to stop generating
+            return super().__call__(input_ids, scores, **kwargs)
+        done = super().__call__(input_ids, scores, **kwargs)
+        if input_ids.shape[0] > 1:
+            steps.done.append(done)
+        return done
