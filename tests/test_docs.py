@@ -20,6 +20,7 @@ EXECUTED = (
     "docs/plugins.md",
     "docs/quickstart.md",
     "docs/scheduling.md",
+    "docs/topology.md",
     "packages/llamatelemetry-core/README.md",
     "packages/llamatelemetry-llamacpp/README.md",
     "packages/llamatelemetry-transformers/README.md",

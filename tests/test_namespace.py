@@ -20,10 +20,14 @@ EVERY_MODULE = """
 import importlib, json, pkgutil, sys
 import llamatelemetry
 names = [module.name for module in pkgutil.walk_packages(llamatelemetry.__path__, "llamatelemetry.")]
+needing = {}
 for name in names:
     if not name.endswith(".__main__"):
-        importlib.import_module(name)
-print(json.dumps({"walked": names, "loaded": sorted(sys.modules)}))
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as missing:
+            needing[name] = missing.name.partition(".")[0]
+print(json.dumps({"walked": names, "loaded": sorted(sys.modules), "needing": needing}))
 """
 
 
@@ -40,6 +44,9 @@ def test_importing_every_module_of_all_distributions_never_loads_torch(in_clean_
     rooms = ("sdk", "otel", "llama", "transformers")
     assert {f"llamatelemetry.{room}" for room in rooms} <= set(found["walked"])
     assert not {"torch", "transformers", "triton", "xllamacpp"} & set(found["loaded"])
+    # Only what runs a model by them may want torch and transformers, and it is loaded on use.
+    assert set(found["needing"].values()) <= {"torch", "transformers"}
+    assert all(name.startswith("llamatelemetry.transformers.") for name in found["needing"])
 
 
 def test_a_name_that_nobody_registered_is_an_attribute_error():
