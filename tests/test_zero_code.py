@@ -425,6 +425,20 @@ def test_our_instrumentors_work_under_opentelemetrys_own_distro(tmp_path: Path) 
     assert not (environment.work / "llamatelemetry-data").exists()
 
 
+def test_under_that_distro_too_an_error_in_the_environment_is_one_line(tmp_path: Path) -> None:
+    environment = with_library(Environment(tmp_path, without=USUALLY_HIDDEN[1:]))
+    with OtlpSink() as sink:
+        variables = THEIRS | to(sink) | {"LLAMATELEMETRY_SEMCONV": "x"}
+        done = environment.instrument(
+            APPLICATION + "\nfrom opentelemetry import trace; trace.get_tracer('a').start_span('its own').end()",
+            variables,
+        )
+        assert (done.returncode, done.stdout) == (0, ANSWER)
+        assert [span.name for span in sink.spans] == ["its own"]
+    (line,) = (line for line in done.stderr.splitlines() if "not loaded" not in line)
+    assert line.startswith("llamatelemetry does not observe inferences: LLAMATELEMETRY_SEMCONV='x' is not valid")
+
+
 @pytest.mark.parametrize("fault", ["refuses", "accepts nothing", "answers nothing"])
 def test_a_collector_that_is_dead_holds_nobody_up(environment: Environment, fault: Any) -> None:
     with broken_endpoint(fault) as endpoint:

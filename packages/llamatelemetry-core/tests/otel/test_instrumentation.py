@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Iterator
 
@@ -16,7 +17,6 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 import llamatelemetry
 from llamatelemetry.backends.protocol import ModelInfo, StreamEnd, Usage
 from llamatelemetry.backends.request import InferenceRequest
-from llamatelemetry.errors import ConfigurationError
 from llamatelemetry.inference.observation import Observation
 from llamatelemetry.otel.instrumentation import InstrumentationSink
 from llamatelemetry.testing.semconv import assert_valid_metrics, assert_valid_spans
@@ -91,10 +91,22 @@ def test_content_is_captured_where_init_or_the_environment_says_so(elsewhere, mo
     assert elsewhere.sink().captures_content
 
 
-def test_a_variable_that_cannot_be_used_is_said_when_instrumenting_and_not_at_a_call(monkeypatch):
+def test_a_variable_that_cannot_be_used_is_said_once_and_nothing_is_observed(elsewhere, monkeypatch, caplog):
     monkeypatch.setenv("LLAMATELEMETRY_SEMCONV", "none such")
-    with pytest.raises(ConfigurationError, match="LLAMATELEMETRY_SEMCONV"):
-        InstrumentationSink()
+    for _ in range(2):
+        sink = elsewhere.sink()
+        observe(sink)
+        assert not sink.captures_content
+    (said,) = (record.message for record in caplog.records)
+    assert said.startswith("llamatelemetry does not observe inferences: LLAMATELEMETRY_SEMCONV='none such' is not")
+    assert elsewhere.spans.get_finished_spans() == ()
+
+
+def test_a_disabled_sdk_observes_nothing_and_starts_no_thread(elsewhere, monkeypatch):
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    before = threading.active_count()
+    observe(InstrumentationSink())
+    assert threading.active_count() == before
 
 
 AT_EXIT = """

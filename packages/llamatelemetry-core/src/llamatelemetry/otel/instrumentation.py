@@ -7,6 +7,8 @@ not ours. An instrumentor then makes its spans with those, by the same recorder 
 from __future__ import annotations
 
 import atexit
+import functools
+import logging
 import threading
 from importlib.metadata import version
 from typing import Final
@@ -16,10 +18,13 @@ from opentelemetry.metrics import MeterProvider, get_meter
 from opentelemetry.trace import TracerProvider, get_tracer
 
 from llamatelemetry.config import Settings, resolve_settings
+from llamatelemetry.errors import ConfigurationError
 from llamatelemetry.inference.record import Opening
 from llamatelemetry.inference.sink import RequestTrace, installed_sink
-from llamatelemetry.otel.recorder import Recorder
+from llamatelemetry.otel.recorder import Recorder, Untraced
 from llamatelemetry.otel.redaction import redactor_for
+
+_log = logging.getLogger(__name__)
 
 _DRAIN_S: Final = 1.0
 """Most seconds that closing waits for observations that have ended to be recorded."""
@@ -29,7 +34,9 @@ class InstrumentationSink:
     """Implements :class:`~llamatelemetry.inference.sink.RecordSink` for instrumentors.
 
     Providers that are given are used. Without any, the recorder of ``init()`` is, and before
-    ``init()``, or without it, the process's global providers are.
+    ``init()``, or without it, the process's global providers are. Where the environment has something
+    that cannot be used, that is logged once and nothing is observed: an instrumentor that raised would
+    keep OpenTelemetry from loading all that come after it.
 
     Args:
         tracer_provider: Makes the spans.
@@ -38,9 +45,6 @@ class InstrumentationSink:
 
     Attributes:
         settings: Those in force where ``init()`` was not called: of the environment.
-
-    Raises:
-        ConfigurationError: A variable of the environment cannot be used.
     """
 
     def __init__(
@@ -53,7 +57,7 @@ class InstrumentationSink:
         self._has_own = any(provider is not None for provider in self._given)
         self._recorder: Recorder | None = None
         self._lock = threading.Lock()
-        self.settings: Settings = resolve_settings({})
+        self.settings: Settings = _settings()
         self._redactor = redactor_for(self.settings)
 
     @property
@@ -67,6 +71,8 @@ class InstrumentationSink:
     def begin(self, opening: Opening) -> RequestTrace:
         """Opens a span under the caller's current context."""
         installed = None if self._has_own else installed_sink()
+        if installed is None and self.settings.disabled:
+            return Untraced()
         return (installed or self._own()).begin(opening)
 
     def close(self) -> None:
@@ -97,3 +103,17 @@ class InstrumentationSink:
                 # What is registered last runs first: by now the provider has registered its own shutdown.
                 atexit.register(self.close)
             return self._recorder
+
+
+def _settings() -> Settings:
+    try:
+        return resolve_settings({})
+    except ConfigurationError as error:
+        _say(str(error))
+        return Settings(disabled=True)
+
+
+@functools.cache
+def _say(message: str) -> None:
+    """Logs what every instrumentor of a process would find, once."""
+    _log.error("llamatelemetry does not observe inferences: %s", message)

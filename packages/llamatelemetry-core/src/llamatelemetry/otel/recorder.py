@@ -39,7 +39,7 @@ from llamatelemetry.semconv.profiles import (
 )
 from llamatelemetry.semconv.spans import ATTEMPT_FAILED_EVENT, INFERENCE_DETAILS_EVENT, span_name
 
-__all__ = ["MAX_WAITING_RECORDS", "OUTER_INFERENCE_KEY", "Recorder", "inside_inference"]
+__all__ = ["MAX_WAITING_RECORDS", "OUTER_INFERENCE_KEY", "Recorder", "Untraced", "inside_inference"]
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class Recorder:
             return self._begin(opening)
         except Exception:  # noqa: BLE001 - telemetry never breaks the application, whatever a sampler or processor does
             _log.exception("could not start the span of request %s", opening.request.request_id)
-            return _Untraced()
+            return Untraced()
 
     def flush(self, timeout_s: float) -> bool:
         """Waits until every record handed over so far is recorded; False if time ran out."""
@@ -105,7 +105,7 @@ class Recorder:
     def _begin(self, opening: Opening) -> RequestTrace:
         context = otel_context.get_current()
         if inside_inference(context):
-            return _Untraced(trace.get_current_span(context))
+            return Untraced(trace.get_current_span(context))
         request, model = opening.request, opening.model
         name, attributes = _opening_of(model, request.operation, request.model or model.model, self._profiles)
         span = self._tracer.start_span(
@@ -199,7 +199,7 @@ class _Trace:
         self._put(self._span, record)
 
 
-class _Untraced:
+class Untraced:
     """A request that has no span of its own, inside the span of somebody else's or of none."""
 
     __slots__ = ("_outer",)
@@ -210,13 +210,15 @@ class _Untraced:
 
     @property
     def trace_id(self) -> str | None:
+        """That of the outer span."""
         return trace.format_trace_id(self._outer.trace_id) if self._outer.is_valid else None
 
     def active(self) -> AbstractContextManager[object]:
+        """Changes nothing."""
         return nullcontext()
 
     def finish(self, record: FinishedRecord) -> None:
-        pass
+        """Records nothing."""
 
 
 @lru_cache(maxsize=256)
