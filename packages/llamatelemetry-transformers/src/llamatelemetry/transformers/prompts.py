@@ -92,7 +92,7 @@ class Prompts:
                 "a chat template", "jinja2 3.1.6 or newer", "pip install 'jinja2>=3.1.6'"
             ) from error
         except Exception as error:  # the template's own words, or whatever a program fails with
-            raise self._failed(f"refuses these messages: {error or type(error).__name__}") from error
+            raise self._failed(f"refuses these messages: {str(error) or type(error).__name__}") from error
         if len(text) > _MOST_LETTERS:
             raise self._failed(f"made a prompt of {len(text)} letters, and {_MOST_LETTERS} is the limit")
         return text
