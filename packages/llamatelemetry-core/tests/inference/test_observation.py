@@ -69,3 +69,17 @@ def test_its_end_may_be_told_afterwards(sink):
     [record] = sink.records
     assert metrics.duration(record) == 2.0
     assert metrics.time_per_output_token(record) == 1.0
+
+
+def test_time_that_the_reader_takes_is_not_the_models(sink):
+    clock = ManualClock()
+    seen = observe(clock, sink)
+    seen.started()
+    seen.token()
+    clock.advance(5)
+    seen.held_back(4_000_000_000)
+    seen.token()
+    seen.finish(END)
+    [record] = sink.records
+    assert metrics.inter_token_latencies(record) == (1.0,)
+    assert metrics.consumer_wait(record) == 4.0

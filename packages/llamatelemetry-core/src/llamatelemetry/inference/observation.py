@@ -76,6 +76,10 @@ class Observation:
         """Notes when tokens came, told afterwards and in order."""
         self._recorder.tokens_at(moments_ns)
 
+    def held_back(self, nanoseconds: int) -> None:
+        """Notes how long in all the model was kept waiting by the reader after the latest token."""
+        self._recorder.held_back(nanoseconds)
+
     def finish(
         self,
         end: StreamEnd,
