@@ -247,6 +247,86 @@ class ModelFileError(LlamatelemetryError):
         super().__init__(f"{path}: {reason}")
 
 
+class ArtifactError(LlamatelemetryError):
+    """An artifact, or the manifest that describes one, cannot be used. Subclasses say how."""
+
+
+class InvalidManifestError(ArtifactError, InvalidValueError):
+    """A manifest says something that no manifest may say.
+
+    Attributes:
+        path: The file it was read from; empty where it was not read from one.
+    """
+
+    def __init__(self, field: str, value: Any, fix: str, *, path: object = "") -> None:
+        super().__init__(f"{path}: {field}" if path else field, value, fix)
+        self.field = field
+        self.path: str = str(path)
+
+
+class ArtifactMissingError(ArtifactError, FileNotFoundError):
+    """There is no such artifact, or no manifest of it.
+
+    Attributes:
+        name: What was asked for: a path or a digest.
+    """
+
+    def __init__(self, name: object, fix: str) -> None:
+        self.name: str = str(name)
+        super().__init__(f"{name} is not there: {fix}")
+
+
+class ArtifactTamperedError(ArtifactError):
+    """An artifact is not what its manifest says: files were changed, removed, added or cut short.
+
+    Attributes:
+        path: The artifact.
+        findings: Each difference in a sentence that starts with the file it is about.
+    """
+
+    def __init__(self, path: object, findings: tuple[str, ...]) -> None:
+        self.path: str = str(path)
+        self.findings = findings
+        shown = "; ".join(findings[:5]) + (f"; and {len(findings) - 5} more" if len(findings) > 5 else "")
+        super().__init__(f"{path} is not what its manifest says: {shown}. Do not use it; make or fetch it again")
+
+
+class ArtifactChangedError(ArtifactError):
+    """A file changed while it was read, so its digest would describe nothing.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, path: object) -> None:
+        self.path: str = str(path)
+        super().__init__(f"{path} changed while it was read: wait until nothing writes to it, then try again")
+
+
+class UnsafePathError(ArtifactError):
+    """A path leads out of its artifact, or to something that is no plain file.
+
+    Attributes:
+        path: The path.
+    """
+
+    def __init__(self, path: object, reason: str, fix: str) -> None:
+        self.path: str = str(path)
+        super().__init__(f"{path} {reason}: {fix}")
+
+
+class SignatureError(ArtifactError):
+    """A signature cannot be made, does not belong to the key, or covers something else.
+
+    Attributes:
+        path: The signature.
+    """
+
+    def __init__(self, path: object, reason: str) -> None:
+        self.path: str = str(path)
+        super().__init__(f"{path}: {reason}")
+
+
 class GPUUnavailableError(LlamatelemetryError):
     """No GPU can be read: there is no driver, no device, no permission, or it was lost.
 

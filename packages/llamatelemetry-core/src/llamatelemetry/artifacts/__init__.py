@@ -1,0 +1,1 @@
+"""What a pipeline makes: files with their digests, where they came from, and who can check it."""
