@@ -25,7 +25,7 @@ from llamatelemetry.artifacts.files import read_manifest, verify_files
 from llamatelemetry.artifacts.hashing import HashProgress
 from llamatelemetry.artifacts.manifest import ArtifactManifest
 from llamatelemetry.artifacts.tree import is_folder, list_files, unreadable
-from llamatelemetry.errors import ArtifactMissingError, ArtifactTamperedError
+from llamatelemetry.errors import ArtifactError, ArtifactMissingError, ArtifactTamperedError
 
 _TEXT_BYTES: Final = 65
 """A digest and the end of its line."""
