@@ -9,12 +9,14 @@ from llamatelemetry.backends.protocol import BackendTimings, FinishReason, Strea
 from llamatelemetry.errors import BackendProtocolError
 from llamatelemetry.llama.replies import ChatChunk, CompletionChunk, EmbeddingsReply, Timings, TokenUsage, ToolCallDelta
 
-_FINISH_REASONS: Final[Mapping[str, FinishReason]] = {
+FINISH_REASONS: Final[Mapping[str, FinishReason]] = {
     "stop": "stop",
     "length": "length",
     "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
     "content_filter": "content_filter",
 }
+"""Why an answer ended, as OpenAI's format spells it."""
 
 
 def read_chat(chunks: Iterable[ChatChunk], slot_id: int | None) -> Iterator[TokenDelta | StreamEnd]:
@@ -27,7 +29,7 @@ def read_chat(chunks: Iterable[ChatChunk], slot_id: int | None) -> Iterator[Toke
     Raises:
         BackendProtocolError: It ended without a reason.
     """
-    calls: dict[int, _ToolCall] = {}
+    calls: dict[int, ToolCall] = {}
     first: ChatChunk | None = None
     reason: str | None = None
     usage: TokenUsage | None = None
@@ -40,7 +42,7 @@ def read_chat(chunks: Iterable[ChatChunk], slot_id: int | None) -> Iterator[Toke
         if chunk.content:
             yield TokenDelta(chunk.content)
         for piece in chunk.tool_calls:
-            calls.setdefault(piece.index, _ToolCall()).add(piece)
+            calls.setdefault(piece.index, ToolCall()).add(piece)
             yield TokenDelta(piece.arguments, "tool_call")
         if chunk.finish_reason:
             reason = chunk.finish_reason
@@ -51,9 +53,9 @@ def read_chat(chunks: Iterable[ChatChunk], slot_id: int | None) -> Iterator[Toke
     if first is None or reason is None:
         raise BackendProtocolError("llama-server ended a chat answer without saying why")
     yield StreamEnd(
-        finish_reason=_FINISH_REASONS.get(reason, "stop"),
-        usage=_usage(usage, timings),
-        timings=_timings(timings),
+        finish_reason=FINISH_REASONS.get(reason, "stop"),
+        usage=usage_of(usage, timings),
+        timings=timings_of(timings),
         response_id=first.id,
         response_model=first.model,
         slot_id=slot_id,
@@ -76,9 +78,9 @@ def read_completion(chunks: Iterable[CompletionChunk]) -> Iterator[TokenDelta | 
             yield TokenDelta(chunk.content)
         if chunk.stop:
             yield StreamEnd(
-                finish_reason=_FINISH_REASONS.get(chunk.finish_reason or "", "stop"),
-                usage=_usage(chunk.usage, chunk.timings),
-                timings=_timings(chunk.timings),
+                finish_reason=FINISH_REASONS.get(chunk.finish_reason or "", "stop"),
+                usage=usage_of(chunk.usage, chunk.timings),
+                timings=timings_of(chunk.timings),
                 response_model=chunk.model,
                 slot_id=chunk.slot_id,
                 raw=chunk.raw,
@@ -101,7 +103,7 @@ def read_embeddings(replies: Sequence[EmbeddingsReply]) -> StreamEnd:
     )
 
 
-class _ToolCall:
+class ToolCall:
     """One tool call while its pieces arrive."""
 
     def __init__(self) -> None:
@@ -110,16 +112,19 @@ class _ToolCall:
         self._arguments: list[str] = []
 
     def add(self, piece: ToolCallDelta) -> None:
+        """Takes the next piece."""
         self._id = piece.id or self._id
         self._name = piece.name or self._name
         self._arguments.append(piece.arguments)
 
     def whole(self) -> Mapping[str, Any]:
+        """The call so far, in OpenAI's shape."""
         function = {"name": self._name, "arguments": "".join(self._arguments)}
         return {"id": self._id, "type": "function", "function": function}
 
 
-def _usage(usage: TokenUsage | None, timings: Timings | None) -> Usage:
+def usage_of(usage: TokenUsage | None, timings: Timings | None) -> Usage:
+    """Token counts, from either of the two that an answer may carry; the timings' cached tokens go first."""
     cached = timings.cached_tokens if timings is not None else None
     if usage is not None:
         return Usage(
@@ -139,7 +144,8 @@ def _usage(usage: TokenUsage | None, timings: Timings | None) -> Usage:
     )
 
 
-def _timings(timings: Timings | None) -> BackendTimings:
+def timings_of(timings: Timings | None) -> BackendTimings:
+    """Compute times, as far as they are told."""
     if timings is None:
         return BackendTimings()
     return BackendTimings(

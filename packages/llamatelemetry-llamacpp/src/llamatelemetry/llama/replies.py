@@ -270,17 +270,18 @@ class ToolCallDelta:
     name: str | None
     arguments: str
 
-
-def _tool_call(message: Any) -> ToolCallDelta:
-    path = "choices[0].delta.tool_calls[]"
-    call = _mapping(message, path)
-    function = _mapping(call.get("function") or {}, f"{path}.function")
-    return ToolCallDelta(
-        index=_may(call, path, "index", int) or 0,
-        id=_may(call, path, "id", str),
-        name=_may(function, f"{path}.function", "name", str),
-        arguments=_may(function, f"{path}.function", "arguments", str) or "",
-    )
+    @classmethod
+    def from_json(cls, message: Any) -> Self:
+        """Checks and types the piece."""
+        path = "choices[0].delta.tool_calls[]"
+        call = _mapping(message, path)
+        function = _mapping(call.get("function") or {}, f"{path}.function")
+        return cls(
+            index=_may(call, path, "index", int) or 0,
+            id=_may(call, path, "id", str),
+            name=_may(function, f"{path}.function", "name", str),
+            arguments=_may(function, f"{path}.function", "arguments", str) or "",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +344,7 @@ class ChatChunk:
         return cls(
             content,
             reasoning,
-            tuple(map(_tool_call, _need(delta, "choices[0].delta", "tool_calls", list))) if calls else (),
+            tuple(map(ToolCallDelta.from_json, _need(delta, "choices[0].delta", "tool_calls", list))) if calls else (),
             finish_reason,
             None if usage is None else TokenUsage.from_json(usage),
             None if timings is None else Timings.from_json(timings),

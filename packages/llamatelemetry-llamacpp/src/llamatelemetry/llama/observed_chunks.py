@@ -1,0 +1,188 @@
+"""What can be heard of an answer that is on its way to somebody else, in OpenAI's shape.
+
+llama-cpp-python's answers and those of llama.cpp's server are alike: an object holds a whole answer,
+embeddings, an error or the next chunk of a stream. What is not understood is passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llamatelemetry.backends.protocol import BackendTimings, StreamEnd, Usage
+from llamatelemetry.errors import BackendProtocolError
+from llamatelemetry.llama.answers import FINISH_REASONS, ToolCall, timings_of, usage_of
+from llamatelemetry.llama.observed_models import spelled
+from llamatelemetry.llama.replies import Timings, TokenUsage, ToolCallDelta
+
+
+class HeardAnswer:
+    """Collects what telemetry tells of one answer. Of several choices, texts are those of the first.
+
+    Args:
+        keeps_content: Whether texts may be exported; else they are not kept.
+        prompts: How many prompts are answered.
+
+    Attributes:
+        failure: The message that said that there is no answer, or none any more.
+        model: The model, as the answer names it.
+    """
+
+    def __init__(self, *, keeps_content: bool, prompts: int = 1) -> None:
+        self._keeps_content = keeps_content
+        self._prompts = prompts
+        self._texts: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: dict[int, ToolCall] = {}
+        self._reasons: dict[int, str] = {}
+        self._ends: list[Usage] = []
+        self._timings = BackendTimings()
+        self._most_choices = 0
+        self._so_far = Usage()
+        self._id: str | None = None
+        self.model: str | None = None
+        self._vector: tuple[float, ...] = ()
+        self.failure: Mapping[str, Any] | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether it was said why the answer ended."""
+        return bool(self._reasons)
+
+    @property
+    def text(self) -> str:
+        """The answer so far, if content is kept."""
+        return "".join(self._texts)
+
+    @property
+    def reasoning(self) -> str:
+        """The reasoning so far, if content is kept."""
+        return "".join(self._reasoning)
+
+    def hear(self, message: object) -> bool:
+        """Takes the next message.
+
+        Returns:
+            Whether it carries something that was generated: a chunk with a role alone does not.
+        """
+        if not isinstance(message, Mapping):
+            return False
+        if message.get("error") is not None:
+            self.failure = message
+            return False
+        if self.model is None:
+            self._id, self.model = _text(message.get("id")), _text(message.get("model"))
+        choices = message.get("choices")
+        choices = choices if isinstance(choices, list) else []
+        generated = [self._hear_choice(choice) for choice in choices if isinstance(choice, Mapping)]
+        self._hear_counts(message, choices)
+        self._hear_vector(message.get("data"))
+        return any(generated)
+
+    def end(self, usage: Usage | None = None) -> StreamEnd:
+        """The end of the answer, as far as it was heard.
+
+        Args:
+            usage: Counts that are known better.
+        """
+        reason = self._reasons.get(0) or next(iter(self._reasons.values()), "stop")
+        return StreamEnd(
+            finish_reason=FINISH_REASONS.get(reason, "stop"),
+            usage=self.usage() if usage is None else usage,
+            timings=self._timings if self._is_single else BackendTimings(),
+            response_id=self._id,
+            response_model=None if self.model is None else spelled(self.model),
+            tool_calls=tuple(self._calls[index].whole() for index in sorted(self._calls)),
+            embeddings=(self._vector,) if self._vector else (),
+        )
+
+    def usage(self) -> Usage:
+        """Tokens, as counted by whoever answers. Each choice of a stream has a count of its own."""
+        if not self._ends:
+            return self._so_far
+        first = self._ends[0]
+        if self._is_single:
+            return first
+        if self._most_choices > 1:
+            # A whole answer with several choices has the counts of the first alone.
+            return Usage(input_tokens=first.input_tokens if self._prompts == 1 else None)
+        output_tokens = _sum(end.output_tokens for end in self._ends)
+        if self._prompts == 1:
+            return Usage(
+                input_tokens=first.input_tokens, output_tokens=output_tokens, cached_tokens=first.cached_tokens
+            )
+        if self._prompts != len(self._ends):
+            return Usage(output_tokens=output_tokens)
+        return Usage(
+            input_tokens=_sum(end.input_tokens for end in self._ends),
+            output_tokens=output_tokens,
+            cached_tokens=_sum(end.cached_tokens for end in self._ends),
+        )
+
+    @property
+    def _is_single(self) -> bool:
+        return len(self._ends) == 1 and self._most_choices <= 1
+
+    def _hear_choice(self, choice: Mapping[str, Any]) -> bool:
+        index = choice.get("index") or 0
+        reason = _text(choice.get("finish_reason"))
+        if reason is not None:
+            self._reasons[index] = reason
+        part = choice.get("delta") or choice.get("message") or choice
+        if not isinstance(part, Mapping):
+            return False
+        text = _text(part.get("content")) or _text(part.get("text"))
+        reasoning = _text(part.get("reasoning_content"))
+        calls = part.get("tool_calls")
+        if not calls and part.get("function_call"):
+            calls = [{"function": part["function_call"]}]
+        if self._keeps_content and index == 0:
+            self._texts.extend([text] if text else ())
+            self._reasoning.extend([reasoning] if reasoning else ())
+            self._hear_calls(calls or ())
+        return bool(text or reasoning or calls)
+
+    def _hear_calls(self, calls: Sequence[Any]) -> None:
+        for position, call in enumerate(calls):
+            piece = ToolCallDelta.from_json(call)
+            index = piece.index if "index" in call else position
+            self._calls.setdefault(index, ToolCall()).add(piece)
+
+    def _hear_counts(self, message: Mapping[str, Any], choices: Sequence[Any]) -> None:
+        told_usage, told_timings = message.get("usage"), message.get("timings")
+        if told_usage is None and told_timings is None:
+            return
+        try:
+            timings = None if told_timings is None else Timings.from_json(told_timings)
+            usage = usage_of(None if told_usage is None else TokenUsage.from_json(told_usage), timings)
+        except BackendProtocolError:
+            return
+        if choices and not any(isinstance(choice, Mapping) and choice.get("finish_reason") for choice in choices):
+            # A server that is asked to tells on the way how far it is.
+            self._so_far = usage
+            return
+        if told_usage is not None and "completion_tokens" not in told_usage:
+            usage = Usage(input_tokens=usage.input_tokens)
+        if self._ends and len(self._ends) >= len(self._reasons):
+            # The counts come in a chunk of their own, and some came with the reason already.
+            self._ends.pop()
+        self._ends.append(usage)
+        self._timings = timings_of(timings)
+        self._most_choices = max(self._most_choices, len(choices))
+
+    def _hear_vector(self, data: object) -> None:
+        first = data[0].get("embedding") if isinstance(data, list) and data and isinstance(data[0], Mapping) else None
+        # A model that does not pool has a vector for each token.
+        while isinstance(first, list) and first and isinstance(first[0], list):
+            first = first[0]
+        if isinstance(first, list) and first and isinstance(first[0], float | int):
+            self._vector = tuple(first)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _sum(counts: Any) -> int | None:
+    known = list(counts)
+    return None if None in known else sum(known)
