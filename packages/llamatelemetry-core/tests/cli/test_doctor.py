@@ -72,8 +72,16 @@ def test_every_bad_variable_is_an_error_with_the_choices_and_the_rest_is_still_s
 
 
 def test_variables_that_contradict_each_other_are_an_error(shelf: Any) -> None:
-    said = examined(shelf, {"OTEL_TRACES_EXPORTER": "otlp"}, 1)
-    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in said["checks"]["traces_exporters"]["fix"]
+    said = examined(shelf, {"OTEL_TRACES_EXPORTER": "file,none"}, 1)
+    assert said["checks"]["traces_exporters"]["fix"] == '"none" stands alone'
+
+
+def test_otlp_without_an_endpoint_is_looked_for_where_it_would_be_sent(shelf: Any, dead_port: int) -> None:
+    signals = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_METRICS_EXPORTER": "otlp"}
+    elsewhere = {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"http://127.0.0.1:{dead_port}"}
+    said = json.loads(shelf.llamatelemetry("doctor", "--json", env={**ALONE, **signals, **elsewhere}).stdout)
+    looked_at = [check["detail"].split()[0] for check in said["checks"] if check["name"] == "OTLP endpoint"]
+    assert looked_at == ["http://localhost:4318", f"http://127.0.0.1:{dead_port}"]
 
 
 def test_an_endpoint_that_answers_is_fine(shelf: Any, listener: int) -> None:

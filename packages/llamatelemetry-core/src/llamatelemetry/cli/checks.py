@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 from llamatelemetry.config import Settings, resolve_settings
 from llamatelemetry.errors import ConfigurationError
+from llamatelemetry.otel.delivery import Signal
+from llamatelemetry.otel.otlp import signal_endpoint, signal_protocol
 from llamatelemetry.plugins import Check, CheckState, PluginReport, PluginState
 
 _OURS: Final = "llamatelemetry-"
@@ -81,16 +83,8 @@ def check_settings(settings: Settings) -> list[Check]:
         ok("metrics", ", ".join(settings.metrics_exporters)),
         ok("logs", ", ".join(settings.logs_exporters)),
     ]
-    endpoints = (
-        settings.otlp_endpoint,
-        settings.otlp_traces_endpoint,
-        settings.otlp_metrics_endpoint,
-        settings.otlp_logs_endpoint,
-    )
     if "otlp" in exporters:
-        checks += [_check_endpoint(endpoint) for endpoint in endpoints if endpoint is not None]
-        if settings.otlp_protocol == "grpc":
-            checks.append(_check_extra("grpc", "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"))
+        checks += _check_otlp(settings)
     if "prometheus" in exporters:
         checks.append(_check_extra("prometheus", "OTEL_METRICS_EXPORTER=prometheus"))
         checks.append(_check_port(settings.prometheus_host, settings.prometheus_port))
@@ -132,9 +126,19 @@ def _check_plugin(report: PluginReport) -> Check:
     return error(name, detail, report.fix or "")
 
 
+def _check_otlp(settings: Settings) -> list[Check]:
+    signals: tuple[Signal, ...] = ("traces", "metrics", "logs")
+    sent = [signal for signal in signals if "otlp" in getattr(settings, f"{signal}_exporters")]
+    endpoints = dict.fromkeys(signal_endpoint(settings, signal) for signal in sent)
+    checks = [_check_endpoint(endpoint) for endpoint in endpoints]
+    if any(signal_protocol(settings, signal) == "grpc" for signal in sent):
+        checks.append(_check_extra("grpc", "OTLP over gRPC"))
+    return checks
+
+
 def _check_endpoint(endpoint: str) -> Check:
     name = "OTLP endpoint"
-    fix = "start a collector there, or unset OTEL_EXPORTER_OTLP_ENDPOINT to write files"
+    fix = "start a collector there; or unset OTEL_EXPORTER_OTLP_ENDPOINT and otlp among the exporters, to write files"
     try:
         parts = urlsplit(endpoint)
         address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))

@@ -60,16 +60,21 @@ def signal_url(settings: Settings, signal: Signal) -> str:
     own: str | None = getattr(settings, f"otlp_{signal}_endpoint")
     if own is not None:
         return own
-    protocol = _protocol(settings, signal)
-    base = settings.otlp_endpoint or _DEFAULT_ENDPOINTS[protocol]
-    return base if protocol == "grpc" else base + _PATHS[signal]
+    base = signal_endpoint(settings, signal)
+    return base if signal_protocol(settings, signal) == "grpc" else base + _PATHS[signal]
+
+
+def signal_endpoint(settings: Settings, signal: Signal) -> str:
+    """The endpoint that a signal goes to, as it was given: its own, the base, or the protocol's default."""
+    own: str | None = getattr(settings, f"otlp_{signal}_endpoint")
+    return own or settings.otlp_endpoint or _DEFAULT_ENDPOINTS[signal_protocol(settings, signal)]
 
 
 def otlp_spans(settings: Settings) -> OtlpSender[ReadableSpan]:
     """A sender of spans."""
     from opentelemetry.sdk.trace.export import SpanExportResult
 
-    if _protocol(settings, "traces") == "grpc":
+    if signal_protocol(settings, "traces") == "grpc":
         _require_grpc()
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 
@@ -85,7 +90,7 @@ def otlp_logs(settings: Settings) -> OtlpSender[ReadableLogRecord]:
     """A sender of log records."""
     from opentelemetry.sdk._logs.export import LogRecordExportResult
 
-    if _protocol(settings, "logs") == "grpc":
+    if signal_protocol(settings, "logs") == "grpc":
         _require_grpc()
         from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcExporter
 
@@ -103,7 +108,7 @@ def otlp_metrics(settings: Settings) -> OtlpSender[MetricsData]:
     """A sender of metrics."""
     from opentelemetry.sdk.metrics.export import MetricExportResult
 
-    if _protocol(settings, "metrics") == "grpc":
+    if signal_protocol(settings, "metrics") == "grpc":
         _require_grpc()
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
 
@@ -128,7 +133,8 @@ def reader_preferences(sender: OtlpSender[MetricsData]) -> dict[str, Any]:
     }
 
 
-def _protocol(settings: Settings, signal: Signal) -> Protocol:
+def signal_protocol(settings: Settings, signal: Signal) -> Protocol:
+    """The protocol that a signal is sent with: its own, or that of all."""
     own: Protocol | None = getattr(settings, f"otlp_{signal}_protocol")
     return own or settings.otlp_protocol
 
