@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from llamatelemetry.llama.client import LlamaClient as LlamaClient
     from llamatelemetry.llama.gguf import GgufFile as GgufFile
     from llamatelemetry.llama.gguf import read_gguf as read_gguf
+    from llamatelemetry.llama.instrument_llama_cpp import LlamaCppPythonInstrumentor as LlamaCppPythonInstrumentor
+    from llamatelemetry.llama.instrument_xllamacpp import XllamacppInstrumentor as XllamacppInstrumentor
     from llamatelemetry.llama.metrics import LlamaServerMetrics as LlamaServerMetrics
     from llamatelemetry.llama.model_files import demo_model as demo_model
     from llamatelemetry.llama.runtime import Runtime as Runtime
@@ -20,9 +22,11 @@ else:
         "GgufFile": "gguf",
         "LlamaClient": "client",
         "LlamaCppBackend": "backend",
+        "LlamaCppPythonInstrumentor": "instrument_llama_cpp",
         "LlamaServer": "server",
         "LlamaServerMetrics": "metrics",
         "Runtime": "runtime",
+        "XllamacppInstrumentor": "instrument_xllamacpp",
         "demo_model": "model_files",
         "read_gguf": "gguf",
         "resolve_runtime": "runtime",

@@ -39,6 +39,10 @@ class LibraryInstrumentor(BaseInstrumentor):  # type: ignore[misc] # For the sam
         """What has to be installed."""
         return (self.requirement,)
 
+    def flush(self) -> bool:
+        """Waits, a second at most, until what has ended is recorded; False if time ran out."""
+        return self._sink is None or self._sink.flush()
+
     def patch(self, library: ModuleType, patches: Patches, sink: InstrumentationSink) -> None:
         """Patches the library.
 

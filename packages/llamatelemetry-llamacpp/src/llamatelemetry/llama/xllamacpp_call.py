@@ -46,11 +46,11 @@ class ServerCall:
         request: InferenceRequest = observed_request(operation, body, keeps_content=keeps_content)
         self.heard = HeardAnswer(keeps_content=keeps_content, prompts=prompts_in(body))
         self._streaming = body.get("stream") is True
-        self._tokens = 0
         self._stopped = False
         self._refused: BaseException | None = None
         self._observation = Observation(request, model, sink, streaming=self._streaming)
         self._observation.started()
+        self._begun_ns = time.perf_counter_ns()
 
     def listening(self, callback: Callback) -> Callback:
         """The callback, observed. xllamacpp takes what it raises for a wish to stop, and says nothing of it."""
@@ -97,7 +97,6 @@ class ServerCall:
         if isinstance(message, str | bytes):
             message = json.loads(message)
         if self.heard.hear(message) and self._streaming:
-            self._tokens += 1
             self._observation.token()
 
     def _place_first_token(self, end: StreamEnd) -> None:
@@ -108,7 +107,7 @@ class ServerCall:
         """
         decode_ms = end.timings.decode_ms
         if not self._streaming and decode_ms is not None:
-            self._observation.tokens_at([time.perf_counter_ns() - round(decode_ms * 1e6)])
+            self._observation.tokens_at([max(self._begun_ns, time.perf_counter_ns() - round(decode_ms * 1e6))])
 
     def _finish(self, reason: FinishReason, error: BaseException | None = None) -> None:
         end = self.heard.end()
