@@ -1,0 +1,245 @@
+"""transformers' continuous batching: requests join and leave one running batch over one paged cache.
+
+The batch runs in a thread of transformers'. This hands it requests, takes each one's tokens where
+they are made, and ends it in a way that leaves no thread behind. Importing it imports nothing of
+transformers; starting a batch does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from opentelemetry import context as otel_context
+
+from llamatelemetry.backends.protocol import KVReport, KVState
+from llamatelemetry.errors import (
+    BackendConnectionError,
+    BackendError,
+    BackendResponseError,
+    OutOfMemoryError,
+    StreamInterruptedError,
+)
+from llamatelemetry.otel.recorder import OUTER_INFERENCE_KEY
+from llamatelemetry.transformers.batch_sampler import BatchSampler
+from llamatelemetry.transformers.memory_errors import explained_out_of_memory, is_out_of_memory
+from llamatelemetry.transformers.paged_cache import PagedCacheWatch
+from llamatelemetry.transformers.runs import Task, TokenFeed
+
+LESS_CACHE: Final = "give a smaller num_blocks or context_length, or fewer slots"
+
+_STOP_S: Final = 10.0
+"""Most seconds to wait for the step that runs when a batch is ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLayout:
+    """How large a batch and its cache are.
+
+    Attributes:
+        slots: Requests in it at once.
+        page_size: Tokens in a page.
+        num_blocks: Pages there are; None fills the device's free memory.
+        max_batch_tokens: Most tokens that one step computes; longer prompts take several steps.
+    """
+
+    slots: int
+    page_size: int
+    num_blocks: int | None
+    max_batch_tokens: int
+
+
+class ContinuousBatch:
+    """A running batch of one model. Thread-safe.
+
+    Args:
+        model: A ``PreTrainedModel``. Its attention may be switched to an implementation that reads
+            pages, until :meth:`close`.
+        layout: Sizes.
+
+    Raises:
+        OutOfMemoryError: There is no room for the cache.
+        Exception: Whatever transformers raises of a model that its batching does not know.
+    """
+
+    def __init__(self, model: Any, layout: BatchLayout) -> None:
+        from transformers import GenerationConfig
+        from transformers.generation.configuration_utils import ContinuousBatchingConfig
+
+        config = ContinuousBatchingConfig(
+            page_size=layout.page_size,
+            num_blocks=layout.num_blocks,
+            max_batch_tokens=layout.max_batch_tokens,
+            max_requests_per_batch=layout.slots,
+            # The engine lets nothing in that has no room, so that none has to be kept back.
+            safety_margin=0.0,
+            # What it would switch to may be fetched from the network.
+            auto_switch_to_flash=False,
+            # Each request is drawn for by its own rules, which a recorded graph could not follow.
+            use_cuda_graph=False,
+            use_async_batching=False,
+        )
+        generation = GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=None)
+        self._device = model.device
+        self._numbers = itertools.count(1)
+        with explained_out_of_memory(self._device, "while its KV cache was made", LESS_CACHE), untraced():
+            self._manager = model.init_continuous_batching(
+                generation_config=generation, continuous_batching_config=config
+            )
+            self._manager.logit_processor = BatchSampler()
+            try:
+                self._manager.warmup()  # Makes the cache, here and now.
+            except BaseException:
+                _restore(self._manager)
+                raise
+        self._outlet = _Outlet(self._manager)
+        self._manager.output_router.output_queue = self._outlet
+        self.watch: PagedCacheWatch = PagedCacheWatch(self._manager.batch_processor.cache)
+        # A thread is a daemon where the one that starts it is: the interpreter's exit must not wait for this one.
+        starter = threading.Thread(target=self._manager.start, daemon=True)
+        starter.start()
+        starter.join()
+        self._end = weakref.finalize(self, _stop, self._manager)
+
+    @property
+    def is_running(self) -> bool:
+        """False once it has died or is being ended."""
+        return _takes_requests(self._manager)
+
+    def state(self) -> KVState:
+        """Its cache at this moment."""
+        return self.watch.state()
+
+    def run(self, task: Task) -> BatchRun:
+        """Lets a request join.
+
+        Raises:
+            BackendConnectionError: The batch has died; start another.
+        """
+        name = f"transformers-{next(self._numbers)}"
+        run = BatchRun(name, self._manager, self._outlet, self.watch)
+        added = self._manager.add_request(
+            task.prompt,
+            request_id=name,
+            max_new_tokens=task.max_tokens,
+            eos_token_id=sorted(task.eos),
+            streaming=True,
+            sampling=task.sampling,
+        )
+        if added is None:
+            run.close()
+            raise BackendConnectionError("continuous batching", "its thread has ended", "a new batch has to be started")
+        return run
+
+    def close(self) -> None:
+        """Ends it, and every request in it with an error; idempotent."""
+        self._end()
+
+
+class BatchRun:
+    """One request in a batch.
+
+    Attributes:
+        name: What the batch calls it.
+        feed: Its tokens.
+        admission_wait_ms: Milliseconds that it waited to be let into a step; None before.
+    """
+
+    def __init__(self, name: str, manager: Any, outlet: _Outlet, watch: PagedCacheWatch) -> None:
+        self.name: str = name
+        self.feed: TokenFeed = TokenFeed(lambda: _takes_requests(manager))
+        self.admission_wait_ms: float | None = None
+        self._manager = manager
+        self._outlet = outlet
+        self._watch = watch
+        self._holding = watch.expect(name)
+        self._received = 0
+        self._finished = False
+        outlet.runs[name] = self
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens found in the cache."""
+        return self._holding.cached_tokens
+
+    def report(self) -> KVReport:
+        """Pages it has held."""
+        return self._watch.report(self.name)
+
+    def receive(self, output: Any) -> None:
+        """Takes what the batch has made of it so far; called in the batch's thread."""
+        if self.feed.started_ns is None and output.lifespan[0] > 0:
+            self.feed.started_ns = round(output.lifespan[0] * 1e9)
+            self.admission_wait_ms = max(0.0, output.lifespan[0] - output.created_time) * 1e3
+        self._holding.started = True
+        for token in output.generated_tokens[self._received :]:
+            self._received += 1
+            self.feed.put(token)
+        if output.is_finished():
+            self._finished = True
+            self.feed.end(None if output.error is None else self._failure(output.error))
+
+    def stop(self) -> None:
+        """Leaves the batch, before its next step."""
+        if not self._finished:
+            self._finished = True
+            self._manager.cancel_request(self.name)
+            self.feed.end()
+
+    def close(self) -> None:
+        """Leaves the batch and is forgotten."""
+        self.stop()
+        self._outlet.runs.pop(self.name, None)
+        self._watch.forget(self.name)
+
+    def _failure(self, told: str) -> BackendError:
+        if is_out_of_memory(told):
+            return OutOfMemoryError(str(self._manager.model.device), "while it generated", LESS_CACHE)
+        if _takes_requests(self._manager):
+            return BackendResponseError(f"continuous batching refused the request: {told}", kind="continuous_batching")
+        return StreamInterruptedError(f"the batch ended: {told}")
+
+
+class _Outlet:
+    """Stands where transformers puts what it has made, which is a queue that all requests would share."""
+
+    def __init__(self, manager: Any) -> None:
+        self.runs: dict[str, BatchRun] = {}
+
+    def put(self, output: Any) -> None:
+        run = self.runs.get(output.request_id)
+        if run is not None:
+            run.receive(output)
+
+    def empty(self) -> bool:
+        return True
+
+
+@contextmanager
+def untraced() -> Iterator[None]:
+    """What is generated meanwhile is nobody's inference: no instrumentor makes a span of it."""
+    token = otel_context.attach(otel_context.set_value(OUTER_INFERENCE_KEY, True))
+    try:
+        yield
+    finally:
+        otel_context.detach(token)
+
+
+def _takes_requests(manager: Any) -> bool:
+    return bool(manager.is_running()) and manager.background_thread_status.can_accept_new_requests() is None
+
+
+def _stop(manager: Any) -> None:
+    manager.stop(block=True, timeout=_STOP_S, hard_stop=True)
+    manager.destroy()
+
+
+def _restore(manager: Any) -> None:
+    """Gives a model its attention back whose batch was never started."""
+    if manager._original_attn_impl is not None:  # noqa: SLF001 - stop() would do it, of a manager that was started
+        manager.model.set_attn_implementation(manager._original_attn_impl)  # noqa: SLF001
