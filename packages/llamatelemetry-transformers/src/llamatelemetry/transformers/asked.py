@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final
 
+from llamatelemetry.otel.guard import quietly
+from llamatelemetry.otel.patches import Patches
 from llamatelemetry.transformers.generate_call import Question
-from llamatelemetry.transformers.guard import quietly
-from llamatelemetry.transformers.patches import Patches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,7 +53,7 @@ def answers_of_steps(
     Args:
         steps: What was seen.
         requests: How many prompts there were.
-        prompt_width: Tokens that each sequence began with, where that is known.
+        prompt_width: Tokens that a sequence began with, where a step may bring several.
         begun_ns: When it began, on the monotonic clock.
         returned: The sequences that ``generate`` returned; None where it failed.
         with_ids: Whether the tokens themselves are wanted.
@@ -61,11 +61,11 @@ def answers_of_steps(
     Returns:
         One answer for each prompt, or None where they cannot be told apart.
     """
-    if not steps.lengths:
+    config = steps.config
+    lengths, moments = steps.read()
+    if not lengths:
         return None
-    config, lengths, moments = steps.config, steps.lengths, steps.moments()
-    # The first step of assisted decoding may bring several tokens, that of any other brings one.
-    start = prompt_width if prompt_width is not None and prompt_width < lengths[0] else lengths[0] - 1
+    start = lengths[0] - 1 if prompt_width is None else prompt_width
     has_beams = (config.num_beams or 1) > 1
     sequences = returned if has_beams else steps.latest
     if sequences is None:  # Beams that nobody has chosen from.
@@ -73,7 +73,7 @@ def answers_of_steps(
     if has_beams:
         counts = _complete(sequences[:, start:].tolist(), config)
     else:
-        counts = [lengths[step] - start for step in _last_steps(steps, sequences.shape[0])]
+        counts = [lengths[step] - start for step in _last_steps(steps, len(lengths), sequences.shape[0])]
         if returned is not None and returned.shape[0] == len(counts):
             # A step that was made before it was known to be one too many is not returned.
             counts = [min(count, returned.shape[1] - start) for count in counts]
@@ -143,9 +143,9 @@ def _reason(config: Any, moments: Sequence[int], length: int, begun_ns: int) -> 
     return "stop"
 
 
-def _last_steps(steps: Steps, sequences: int) -> list[int]:
+def _last_steps(steps: Steps, made: int, sequences: int) -> list[int]:
     """By sequence, the step that completed it."""
-    last = len(steps.lengths) - 1
+    last = made - 1
     if sequences == 1 or len(steps.done) <= last:
         return [last] * sequences
     import torch

@@ -17,13 +17,13 @@ from weakref import WeakSet
 from llamatelemetry.backends.protocol import FinishReason, StreamEnd, Usage
 from llamatelemetry.clock import SYSTEM_CLOCK
 from llamatelemetry.inference.observation import Observation
+from llamatelemetry.otel.guard import quietly
 from llamatelemetry.otel.instrumentation import InstrumentationSink
+from llamatelemetry.otel.patches import Patches
 from llamatelemetry.transformers.batch_rows import token_ids
 from llamatelemetry.transformers.described_model import describe
 from llamatelemetry.transformers.generate_call import GenerateCall
 from llamatelemetry.transformers.generate_observer import is_untouched
-from llamatelemetry.transformers.guard import quietly
-from llamatelemetry.transformers.patches import Patches
 
 _FOLDER: Final = "transformers.generation.continuous_batching"
 REQUESTS: Final = f"{_FOLDER}.requests"
@@ -70,6 +70,7 @@ class BatchingObserver:
         """Patches :data:`MANAGER` once it is imported."""
         self._patches.around(module.ContinuousBatchingManager, "add_request", self._add_request)
         self._patches.around(module.ContinuousBatchProcessor, "_handle_request_error", _fail_first)
+        self._patches.around(module.ContinuousBatchingManager, "_handle_critical_error", _fail_waiting)
         router = getattr(module, "OutputRouter", None)  # Before 5.5 there was none.
         if router is not None:
             self._patches.around(router, "fail_and_deliver", _fail_second)
@@ -247,6 +248,13 @@ def _fail_first(original: Callable[..., Any], owner: Any, error: Any, state: Any
 def _fail_second(original: Callable[..., Any], owner: Any, state: Any, error: Any, *args: Any, **kwargs: Any) -> Any:
     _fail(state, error)
     return original(owner, state, error, *args, **kwargs)
+
+
+def _fail_waiting(original: Callable[..., Any], manager: Any, error: Any, *args: Any, **kwargs: Any) -> Any:
+    # Some versions drop what nobody has taken from the queue yet without a word.
+    for state in tuple(manager.input_queue.queue):
+        _fail(state, error)
+    return original(manager, error, *args, **kwargs)
 
 
 @quietly

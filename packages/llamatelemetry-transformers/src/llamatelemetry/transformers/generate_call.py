@@ -72,6 +72,13 @@ class GenerateCall:
         return 0 if self._embeddings is not None else None
 
     @property
+    def is_assisted(self) -> bool:
+        """Whether somebody else guesses tokens that the model only checks."""
+        helpers = ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
+        has_helper = self.argument("assistant_model") is not None or any(self.setting(name) for name in helpers)
+        return has_helper and (self.setting("num_beams") or 1) == 1
+
+    @property
     def cached_tokens(self) -> int | None:
         """Tokens of the prompt that a cache holds already; to be asked before the generation adds to it."""
         length = getattr(self.argument("past_key_values"), "get_seq_length", None)

@@ -10,15 +10,18 @@ from typing import Any, Final
 
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
+from llamatelemetry.otel.guard import quietly
 from llamatelemetry.otel.instrumentation import InstrumentationSink
+from llamatelemetry.otel.patches import Patches
 from llamatelemetry.otel.recorder import inside_inference
 from llamatelemetry.transformers.asked import ASKED
 from llamatelemetry.transformers.generation import Generation
-from llamatelemetry.transformers.guard import quietly
-from llamatelemetry.transformers.patches import Patches
 
 GENERATION: Final = "transformers.generation.utils"
 """The module to patch."""
+
+_PREVIEW: Final = "is_done_candidate"
+"""What assisted decoding calls the criteria's answer about its candidates, where it asks for one."""
 
 _running: Final[ContextVar[tuple[Generation, int] | None]] = ContextVar("llamatelemetry_generation", default=None)
 """The generation that this context works for, and how many calls of ``generate`` further in it is."""
@@ -40,12 +43,15 @@ class GenerateObserver:
     def __init__(self, sink: InstrumentationSink, patches: Patches) -> None:
         self._sink = sink
         self._patches = patches
+        self._previews = False
 
     @quietly
     def patch(self, module: ModuleType) -> None:
         """Patches :data:`GENERATION` once it is imported."""
         mixin = module.GenerationMixin
-        self._patches.around(mixin, "_get_stopping_criteria", _get_stopping_criteria)
+        assisted = inspect.unwrap(mixin._assisted_decoding)  # noqa: SLF001 - nothing public tells
+        self._previews = _PREVIEW in assisted.__code__.co_varnames
+        self._patches.around(mixin, "_get_stopping_criteria", self._get_stopping_criteria)
         self._observe(mixin)
         for owner in _subclasses(mixin):
             self._observe(owner)
@@ -85,6 +91,22 @@ class GenerateObserver:
     def _begin(self, model: Any, arguments: dict[str, Any]) -> Generation:
         return Generation(model, arguments, ASKED.get(), self._sink)
 
+    def _get_stopping_criteria(self, original: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
+        criteria = original(model, *args, **kwargs)
+        running = _running.get()
+        if running is None:
+            return criteria
+        watched = self._watched(running, criteria, kwargs.get("generation_config", args[0] if args else None))
+        return criteria if watched is None else watched
+
+    @quietly
+    def _watched(self, running: tuple[Generation, int], criteria: Any, config: Any) -> Any:
+        from llamatelemetry.transformers.observed_criteria import ObservedCriteria
+
+        generation, depth = running
+        steps = generation.loop(depth, config, previews=self._previews)
+        return None if steps is None else ObservedCriteria(criteria, steps)
+
 
 def _observed(generation: Generation, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     token = _running.set((generation, 0))
@@ -112,24 +134,6 @@ def _further_in(running: tuple[Generation, int], original: Callable[..., Any], *
 @quietly
 def _end(generation: Generation, result: Any = None, error: BaseException | None = None) -> None:
     generation.end(result, error)
-
-
-def _get_stopping_criteria(original: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
-    criteria = original(model, *args, **kwargs)
-    running = _running.get()
-    if running is None:
-        return criteria
-    watched = _watched(running, criteria, kwargs.get("generation_config", args[0] if args else None))
-    return criteria if watched is None else watched
-
-
-@quietly
-def _watched(running: tuple[Generation, int], criteria: Any, config: Any) -> Any:
-    from llamatelemetry.transformers.observed_criteria import ObservedCriteria
-
-    generation, depth = running
-    steps = generation.loop(depth, config)
-    return None if steps is None else ObservedCriteria(criteria, steps)
 
 
 def _subclasses(owner: Any) -> Iterator[type]:

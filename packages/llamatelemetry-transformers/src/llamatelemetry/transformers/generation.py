@@ -9,12 +9,12 @@ from typing import Any
 from llamatelemetry.backends.protocol import StreamEnd, Usage
 from llamatelemetry.clock import SYSTEM_CLOCK
 from llamatelemetry.inference.observation import Observation
+from llamatelemetry.otel.guard import quietly
 from llamatelemetry.otel.instrumentation import InstrumentationSink
 from llamatelemetry.transformers.asked import Asked
 from llamatelemetry.transformers.batch_rows import Answer, answers_of_result, answers_of_steps
 from llamatelemetry.transformers.described_model import describe
 from llamatelemetry.transformers.generate_call import GenerateCall
-from llamatelemetry.transformers.guard import quietly
 from llamatelemetry.transformers.steps import Steps
 
 
@@ -53,18 +53,19 @@ class Generation:
         """Makes it what this thread works for: what is traced meanwhile belongs to the first prompt's span."""
         return self._observations[0].active()
 
-    def loop(self, depth: int, config: Any) -> Steps | None:
+    def loop(self, depth: int, config: Any, *, previews: bool) -> Steps | None:
         """A decoding loop begins: what it is to be noted in, or None if it is somebody else's.
 
         Args:
             depth: How many calls of ``generate`` it is within, the observed one not counted.
             config: The generation configuration that it runs under.
+            previews: Whether assisted decoding asks its criteria about candidates, as it did before 5.18.
         """
         if self._depth is None:
             self._depth = depth
         if depth != self._depth:
             return None
-        steps = Steps(config)
+        steps = Steps(config, previewed=previews and self._call.is_assisted)
         self._loops.append(steps)
         return steps
 
@@ -84,13 +85,14 @@ class Generation:
 
     @quietly
     def _answers(self, result: Any) -> list[Answer] | None:
-        requests, width, with_ids = len(self._observations), self._call.width, self._tokenizer is not None
+        requests, call, with_ids = len(self._observations), self._call, self._tokenizer is not None
         returned = _sequences(result)
-        loops = [loop for loop in self._loops if loop.lengths]
+        loops = [loop for loop in self._loops if loop.any_made]
         if not loops:
-            return answers_of_result(returned, requests, width, self._call.config())
+            return answers_of_result(returned, requests, call.width, call.config())
         if len(loops) > 1:
             returned = None  # Of several loops it is put together, somehow.
+        width = call.width if call.is_assisted else None
         whole: list[Answer] | None = None
         for loop in loops:
             part = answers_of_steps(loop, requests, width, self._begun_ns, returned, with_ids=with_ids)

@@ -14,12 +14,12 @@ from typing import Any, Final
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]  # Not typed.
 
+from llamatelemetry.otel.import_watch import ImportWatch
 from llamatelemetry.otel.instrumentation import InstrumentationSink
+from llamatelemetry.otel.patches import Patches
 from llamatelemetry.transformers.asked import PIPELINES, pipeline_patch
 from llamatelemetry.transformers.batching_observer import MANAGER, REQUESTS, SCHEDULER, BatchingObserver
 from llamatelemetry.transformers.generate_observer import GENERATION, GenerateObserver
-from llamatelemetry.transformers.import_watch import ImportWatch
-from llamatelemetry.transformers.patches import Patches
 
 _INSTRUMENTS: Final = ("transformers >= 5, < 6",)
 
@@ -40,6 +40,10 @@ class TransformersInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     def instrumentation_dependencies(self) -> Collection[str]:
         """What has to be installed, as a requirement."""
         return _INSTRUMENTS
+
+    def flush(self) -> bool:
+        """Waits, a second at most, until what has ended is recorded; False if time ran out."""
+        return self._running is None or self._running.flush()
 
     def _instrument(self, **kwargs: Any) -> None:
         self._running = _Running(
@@ -74,6 +78,9 @@ class _Running:
             }
         )
         self._watch.start()
+
+    def flush(self) -> bool:
+        return self._sink.flush()
 
     def stop(self) -> None:
         self._watch.stop()

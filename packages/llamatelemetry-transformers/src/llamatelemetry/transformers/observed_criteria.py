@@ -26,7 +26,7 @@ class ObservedCriteria(StoppingCriteriaList):  # type: ignore[misc]
         """Asks the criteria, as ever."""
         steps = self._steps
         try:
-            steps.made(input_ids)  # First: the tokens are there, and the criteria may take their time.
+            steps.note(input_ids)  # First: the tokens are there, and the criteria may take their time.
         except Exception:  # noqa: BLE001 - whatever a new version hands over, it is no reason to stop generating
             return super().__call__(input_ids, scores, **kwargs)
         done = super().__call__(input_ids, scores, **kwargs)

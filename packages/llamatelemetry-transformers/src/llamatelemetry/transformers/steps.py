@@ -10,30 +10,45 @@ from llamatelemetry.transformers.step_clock import StepClock, step_clock
 class Steps:
     """What was seen of one decoding loop.
 
-    Attributes:
+    Args:
         config: The generation configuration in force, as ``generate`` prepared it.
-        lengths: After each step, how many tokens each sequence had, its prompt included.
+        previewed: Whether the criteria are asked about the candidates too, before each step.
+
+    Attributes:
+        config: As given.
         done: After each step, which sequences are complete; kept where there are several.
         latest: The sequences after the latest step.
     """
 
-    __slots__ = ("_clock", "config", "done", "latest", "lengths")
+    __slots__ = ("_clock", "_lengths", "_previewed", "config", "done", "latest")
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, *, previewed: bool = False) -> None:
         self.config = config
-        self.lengths: list[int] = []
+        self._previewed = previewed
+        self._lengths: list[int] = []
         self.done: list[Any] = []
         self.latest: Any = None
         self._clock: StepClock | None = None
 
-    def made(self, sequences: Any) -> None:
-        """Notes that a step was made."""
+    @property
+    def any_made(self) -> bool:
+        """Whether there was a step at all."""
+        return len(self._lengths) > self._previewed
+
+    def note(self, sequences: Any) -> None:
+        """Notes that the criteria are asked about sequences."""
         if self._clock is None:
             self._clock = step_clock(sequences.device)
         self._clock.mark()
-        self.lengths.append(sequences.shape[1])
+        self._lengths.append(sequences.shape[1])
         self.latest = sequences
 
-    def moments(self) -> list[int]:
-        """When each step was made, in monotonic nanoseconds; waits for the device."""
-        return [] if self._clock is None else self._clock.read()
+    def read(self) -> tuple[list[int], list[int]]:
+        """How many tokens a sequence had after each step, its prompt included, and when the step was made.
+
+        Moments are in monotonic nanoseconds; it waits for the device.
+        """
+        moments = [] if self._clock is None else self._clock.read()
+        if self._previewed:
+            return self._lengths[1::2], moments[1::2]
+        return self._lengths, moments
