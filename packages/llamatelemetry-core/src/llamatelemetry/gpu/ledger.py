@@ -9,13 +9,12 @@ asks when.
 from __future__ import annotations
 
 import logging
-import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from llamatelemetry.forks import after_fork
 from llamatelemetry.gpu.account import Account, Tally, clip
 from llamatelemetry.gpu.device import GPUDevice, GPUProcess
 from llamatelemetry.gpu.energy import EnergyWindow, WorkWeights, split_window
@@ -64,8 +63,7 @@ class GPULedger:
         self._idle_power_w = idle_power_w
         self._reset()
         # A child process has no requests of its parent's, and must not wait for a lock that nobody there holds.
-        again = weakref.WeakMethod(self._reset)
-        os.register_at_fork(after_in_child=lambda: (reset := again()) and reset())
+        after_fork(self._reset)
 
     def _reset(self) -> None:
         self._changed = threading.Condition(threading.Lock())

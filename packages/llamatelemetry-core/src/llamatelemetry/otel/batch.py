@@ -9,10 +9,8 @@ SDK's exporters do the sending; they only ever run in the courier's own daemon t
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Generic, Protocol, TypeVar
@@ -21,6 +19,7 @@ from typing import Final, Generic, Protocol, TypeVar
 # the key that keeps HTTP instrumentation from tracing our own exports.
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, set_value
 
+from llamatelemetry.forks import after_fork
 from llamatelemetry.otel.delivery import Delivery, Signal
 
 _T = TypeVar("_T")
@@ -90,7 +89,7 @@ class Courier(Generic[_T]):
         self._sender: Sender[_T] | None = sender
         self._closing = self._aborted = False
         self._reset()
-        _reset_after_fork(self)
+        after_fork(self._after_fork)
 
     def _reset(self) -> None:
         self._changed = threading.Condition()
@@ -256,18 +255,6 @@ class Courier(Generic[_T]):
         self._reset()
         if was_collecting:
             self._start()
-
-
-def _reset_after_fork(courier: Courier[_T]) -> None:
-    # Handlers of a fork cannot be taken back, so this one must not keep a closed courier alive.
-    reset = weakref.WeakMethod(courier._after_fork)  # noqa: SLF001 - a helper of this class
-
-    def in_child() -> None:
-        method = reset()
-        if method is not None:
-            method()
-
-    os.register_at_fork(after_in_child=in_child)
 
 
 def flush_all(couriers: Iterable[Courier[_T]], deadline: float) -> bool:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable
 
 from opentelemetry.trace import Span
 
+from llamatelemetry.forks import after_fork
 from llamatelemetry.inference.record import FinishedRecord
 
 _log = logging.getLogger(__name__)
@@ -43,8 +42,7 @@ class Handover:
         self._lost = 0
         self._reported = 0
         self._stopped = False
-        restart = weakref.WeakMethod(self._after_fork)
-        os.register_at_fork(after_in_child=lambda: (again := restart()) and again())
+        after_fork(self._after_fork)
 
     def put(self, span: Span, record: FinishedRecord) -> None:
         """Takes a record; never blocks on the recorder and never raises."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llamatelemetry.errors import ConfigurationError, MissingDependencyError
+from llamatelemetry.forks import after_fork
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricReader
@@ -49,7 +48,7 @@ class PrometheusEndpoint:
         # Registered after the port is held: a reader cannot be left behind by a port that is taken.
         self.reader: MetricReader = PrometheusMetricReader(registry=registry)
         self._closed = False
-        _close_after_fork(self)
+        after_fork(self._after_fork)
 
     def close(self) -> None:
         """Stops serving and frees the port; takes up to half a second, the server's polling interval."""
@@ -63,14 +62,3 @@ class PrometheusEndpoint:
         # The server's thread is the parent's. A child that kept the socket would keep the port.
         self._closed = True
         self._server.socket.close()
-
-
-def _close_after_fork(endpoint: PrometheusEndpoint) -> None:
-    close: weakref.WeakMethod[Any] = weakref.WeakMethod(endpoint._after_fork)  # noqa: SLF001 - a helper of this class
-
-    def in_child() -> None:
-        method = close()
-        if method is not None:
-            method()
-
-    os.register_at_fork(after_in_child=in_child)

@@ -7,9 +7,7 @@ A span that ends after the decision follows it.
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +16,8 @@ from typing import Final
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import StatusCode
+
+from llamatelemetry.forks import after_fork
 
 MAX_TRACES: Final = 1024
 """Undecided traces held; past it the oldest is decided on what is known of it."""
@@ -46,8 +46,7 @@ class SlowAndErrorFilter(SpanProcessor):
         self._behind = tuple(behind)
         self._slow_ns = slow_s * 1e9
         self._reset()
-        reset = weakref.WeakMethod(self._reset)
-        os.register_at_fork(after_in_child=lambda: (method := reset()) and method())
+        after_fork(self._reset)
 
     @property
     def evicted(self) -> int:
