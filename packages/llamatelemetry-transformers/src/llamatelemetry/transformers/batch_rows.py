@@ -71,7 +71,10 @@ def answers_of_steps(
     if sequences is None:  # Beams that nobody has chosen from.
         return [Answer(tokens=lengths[-1] - start, moments=list(moments)) for _ in range(requests)]
     if has_beams:
-        counts = _complete(sequences[:, start:].tolist(), config)
+        # What fills beams up is not always the token that fills up the rest.
+        fills = token_ids(config.pad_token_id) | token_ids(config.eos_token_id) | {-1}
+        endings = _endings(steps, [length - start for length in lengths], requests)
+        counts = _complete(sequences[:, start:].tolist(), config, fills, endings)
     else:
         counts = [lengths[step] - start for step in _last_steps(steps, len(lengths), sequences.shape[0])]
         if returned is not None and returned.shape[0] == len(counts):
@@ -114,7 +117,7 @@ def answers_of_result(returned: Any, requests: int, prompt_width: int | None, co
     if returned is None or prompt_width is None or returned.shape[0] % requests:
         return None
     generated = returned[:, prompt_width:].tolist()
-    counts = _complete(generated, config)
+    counts = _complete(generated, config, token_ids(config.pad_token_id))
     of_each = len(counts) // requests
     ends = token_ids(config.eos_token_id)
     answers = []
@@ -171,16 +174,38 @@ def _per_token(moments: list[int], lengths: Sequence[int], start: int) -> list[i
     return each
 
 
-def _complete(generated: Sequence[Sequence[int]], config: Any) -> list[int]:
-    """How many tokens of each sequence are its own: the first that ends it is, what fills it up is not."""
+def _endings(steps: Steps, lengths: Sequence[int], requests: int) -> list[list[int]] | None:
+    """By request, the lengths at which one of its beams was complete, the last one included."""
+    import torch
+
+    if len(steps.done) != len(lengths) or steps.done[0].shape[0] % requests:
+        return None
+    any_done = torch.stack(steps.done).reshape(len(lengths), requests, -1).any(-1)
+    any_done[-1] = True
+    return [[lengths[step] for step in row.nonzero().flatten().tolist()] for row in any_done.T]
+
+
+def _complete(
+    generated: Sequence[Sequence[int]],
+    config: Any,
+    fills: frozenset[int],
+    endings: Sequence[Sequence[int]] | None = None,
+) -> list[int]:
+    """How many tokens of each sequence are its own: the first that ends it is, what fills it up is not.
+
+    A token that fills up may be generated too. Where it is known at which lengths sequences were
+    complete, in ascending order and by request, a sequence that ends with such tokens has one of these.
+    """
     ends = token_ids(config.eos_token_id)
-    fills = token_ids(config.pad_token_id)
     counts = []
-    for tokens in generated:
+    for row, tokens in enumerate(generated):
         count = next((index + 1 for index, token in enumerate(tokens) if token in ends), None)
         if count is None:
             count = len(tokens)
             while count and tokens[count - 1] in fills:
                 count -= 1
+            if endings is not None:
+                possible = endings[row * len(endings) // len(generated)]
+                count = min(next((length for length in possible if length >= count), len(tokens)), len(tokens))
         counts.append(count)
     return counts

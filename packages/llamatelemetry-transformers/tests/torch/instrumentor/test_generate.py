@@ -158,19 +158,44 @@ def test_a_prompt_of_nothing_is_one_request(make_tiny, traced):
 
 
 def test_beams_are_one_request_whose_tokens_are_those_returned(make_tiny, traced, untraced):
-    model = make_tiny(eos_token_id=END)
+    model = make_tiny()
 
-    def answer():
+    def answer(**options):
         return model.generate(
-            PADDED, attention_mask=mask_of(PADDED), max_new_tokens=30, num_beams=4, do_sample=False, length_penalty=-5.0
+            PADDED, attention_mask=mask_of(PADDED), max_new_tokens=12, num_beams=4, do_sample=False, **options
         )
 
-    answers = answer()
-    assert torch.equal(answers, untraced(answer))
-    answer()
-    for row, (_, tokens, reason) in zip(answers[:, 4:].tolist(), traced.tokens(), strict=True):
-        assert tokens == (row.index(END) + 1 if END in row else 30)
-        assert reason == ("stop" if END in row else "length")
+    end = int(answer()[0, 4 + 6])  # A token that not all of the answers come to.
+    ending = functools.partial(answer, eos_token_id=end, length_penalty=-1.0)
+    answers = ending()
+    assert torch.equal(answers, untraced(ending))
+    ending()
+    ended = [row.index(end) + 1 if end in row else None for row in answers[:, 4:].tolist()]
+    assert None in ended
+    assert any(ended)
+    assert traced.tokens() == [
+        (prompt, length or 12, "stop" if length else "length") for prompt, length in zip([2, 4, 3], ended, strict=True)
+    ]
+
+
+def test_beams_that_generate_the_filling_token_have_generated_it(make_tiny, traced):
+    model = make_tiny()
+    made = model.generate(PROMPT, max_new_tokens=6, num_beams=2, do_sample=False, sequence_bias={(0,): 100.0})
+    assert made[0, 3:].tolist() == [0] * 6
+    assert traced.tokens() == [(3, 6, "length")]
+
+
+def test_beams_that_something_else_has_stopped_end_there_and_not_with_their_batch(make_tiny, traced):
+    stopping = [After(*[6] * 8, *[9] * 8, *[99] * 8)]  # Twice the beams are considered, and kept apart by request.
+    make_tiny().generate(
+        PADDED,
+        attention_mask=mask_of(PADDED),
+        max_new_tokens=8,
+        num_beams=4,
+        do_sample=False,
+        stopping_criteria=stopping,
+    )
+    assert traced.tokens() == [(2, 2, "stop"), (4, 5, "stop"), (3, 8, "length")]
 
 
 @pytest.mark.parametrize("beams", [1, 4])
