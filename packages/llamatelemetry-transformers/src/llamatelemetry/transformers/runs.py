@@ -34,7 +34,7 @@ class Task:
 
 
 class TokenFeed:
-    """Tokens, as they are made. One thread writes, one reads, and any may end it.
+    """Tokens, as they are made. One thread writes, one reads, and any may end or cut it.
 
     Attributes:
         started_ns: When the model began with the prompt, in monotonic nanoseconds; None before.
@@ -48,6 +48,8 @@ class TokenFeed:
     def __init__(self, is_alive: Callable[[], bool]) -> None:
         self._is_alive = is_alive
         self._items: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
+        self._is_cut = False
+        self._cut_by: BaseException | None = None
         self.started_ns: int | None = None
         self.first_ns: int | None = None
         self.last_ns: int | None = None
@@ -63,25 +65,41 @@ class TokenFeed:
         """Says that no more tokens come, and why, if that is an error."""
         self._items.put(error)
 
+    def cut(self, error: BaseException | None = None) -> None:
+        """Ends it here and now: tokens that nobody has read by then, nobody reads. The first call counts."""
+        if not self._is_cut:
+            self._cut_by = error
+            self._is_cut = True
+        self._items.put(None)
+
     def __iter__(self) -> Iterator[int]:
         """The tokens.
 
         Raises:
             StreamInterruptedError: Nobody writes any more, and nobody said so.
-            BaseException: What the writer ended with.
+            BaseException: What it was ended or cut with.
         """
         while True:
-            try:
-                item = self._items.get(timeout=_LIVENESS_S)
-            except queue.Empty:
-                if not self._is_alive():
-                    raise StreamInterruptedError("whatever ran the model has ended without a word") from None
-                continue
+            item = self._next()
+            if self._is_cut:
+                item = self._cut_by
             if item is None:
                 return
             if isinstance(item, BaseException):
                 raise item
             yield item
+
+    def _next(self) -> int | BaseException | None:
+        while True:
+            try:
+                return self._items.get(timeout=_LIVENESS_S)
+            except queue.Empty:
+                if self._is_alive():
+                    continue
+            try:
+                return self._items.get_nowait()  # Its last words may have come between the wait and the question.
+            except queue.Empty:
+                raise StreamInterruptedError("whatever ran the model has ended without a word") from None
 
 
 class Run(Protocol):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextvars
-import copy
 import threading
 from collections.abc import Sequence
 from typing import Any, Final
 
 from llamatelemetry.backends.protocol import KVReport
 from llamatelemetry.clock import SYSTEM_CLOCK
-from llamatelemetry.errors import BackendError
+from llamatelemetry.errors import BackendError, BackendResponseError, LlamatelemetryError
 from llamatelemetry.transformers.memory_errors import explained_out_of_memory
 from llamatelemetry.transformers.runs import Task, TokenFeed
 from llamatelemetry.transformers.sampling import draw, penalise
@@ -29,8 +28,12 @@ _NEUTRAL: Final = {
     "repetition_penalty": 1.0,
     "max_length": None,
     "stop_strings": None,
+    "max_time": None,
     "penalty_alpha": None,
     "prompt_lookup_num_tokens": None,
+    "assistant_early_exit": None,
+    "use_mtp": None,
+    "token_healing": None,
     "return_dict_in_generate": False,
     "output_scores": False,
     "output_logits": False,
@@ -104,7 +107,7 @@ class SingleRun:
     def stop(self, error: BackendError | None = None) -> None:
         """Has the model stop after the step that it is in."""
         self._stopped.set()
-        self.feed.end(error)
+        self.feed.cut(error)
 
     def close(self) -> None:
         """The same; the thread ends by itself."""
@@ -119,8 +122,12 @@ class SingleRun:
             with self._turn:
                 if not self._stopped.is_set():
                     self._generate()
-        except BaseException as error:  # noqa: BLE001 - the reader is the one to have it
+        except LlamatelemetryError as error:
             self.feed.end(error)
+        except BaseException as error:  # noqa: BLE001 - the reader is the one to have it
+            failure = BackendResponseError(f"generate failed: {type(error).__name__}: {error}", kind="generate")
+            failure.__cause__ = error
+            self.feed.end(failure)
         else:
             self.feed.end()
         finally:
@@ -137,10 +144,10 @@ class SingleRun:
             model.generate(
                 prompt,
                 attention_mask=torch.ones_like(prompt),
-                generation_config=_generation_config(model.generation_config, task),
                 logits_processor=[_Drawer(task, has_encoder=bool(model.config.is_encoder_decoder))],
                 stopping_criteria=[self._is_stopped],
                 streamer=_Streamer(self.feed),
+                **_options(model.generation_config, task),
             )
 
     def _is_stopped(self, input_ids: Any, _scores: Any, **_options: Any) -> Any:
@@ -186,12 +193,11 @@ class _Streamer:
         """The thread says when it has ended."""
 
 
-def _generation_config(own: Any, task: Task) -> Any:
-    config = copy.deepcopy(own)
-    for name, value in _NEUTRAL.items():
-        setattr(config, name, value)
-    config.max_new_tokens = task.max_tokens
-    config.eos_token_id = sorted(task.eos) or None
-    if config.pad_token_id is None:
-        config.pad_token_id = min(task.eos, default=0)
-    return config
+def _options(own: Any, task: Task) -> dict[str, Any]:
+    """What ``generate`` is told by name. What a configuration leaves open is taken from the model's own instead."""
+    options: dict[str, Any] = {name: value for name, value in _NEUTRAL.items() if hasattr(own, name)}
+    options["max_new_tokens"] = task.max_tokens
+    options["eos_token_id"] = sorted(task.eos) or None
+    if own.pad_token_id is None:
+        options["pad_token_id"] = min(task.eos, default=0)
+    return options
