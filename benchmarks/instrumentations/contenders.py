@@ -39,7 +39,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.spans = InMemorySpanExporter()
-        self._logs = InMemoryLogRecordExporter()
+        self._logs = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]
         tracers = TracerProvider(shutdown_on_exit=False)
         tracers.add_span_processor(SimpleSpanProcessor(self.spans))
         loggers = LoggerProvider(shutdown_on_exit=False)
