@@ -28,6 +28,7 @@ PUBLIC = {
     "gpu_section",
     "init",
     "instrument_llamacpp",
+    "instrument_transformers",
     "shutdown",
 }
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from llamatelemetry.sdk import flush as flush
     from llamatelemetry.sdk import init as init
     from llamatelemetry.sdk import instrument_llamacpp as instrument_llamacpp
+    from llamatelemetry.sdk import instrument_transformers as instrument_transformers
     from llamatelemetry.sdk import shutdown as shutdown
 else:
     _HOMES = {
@@ -45,6 +46,7 @@ else:
         "gpu_section": "gpu.section",
         "init": "sdk",
         "instrument_llamacpp": "sdk",
+        "instrument_transformers": "sdk",
         "shutdown": "sdk",
     }
 

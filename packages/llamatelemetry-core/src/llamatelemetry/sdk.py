@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.config import (
     CaptureContent,
@@ -233,6 +233,26 @@ def instrument_llamacpp(server_url: str) -> InferenceEngine:
     from llamatelemetry.inference.engine import InferenceEngine
 
     return InferenceEngine("llamacpp", server_url=server_url)
+
+
+def instrument_transformers(model: Any, tokenizer: Any = None) -> InferenceEngine:
+    """An engine over a model of transformers that is loaded already.
+
+    Requests run in one continuous batch where that gives the model's own answers. Until the engine is
+    closed, the model's attention may be one that reads pages.
+
+    Args:
+        model: A ``PreTrainedModel``.
+        tokenizer: Its tokenizer; where the model is from, when None.
+
+    Raises:
+        UnknownNameError: llamatelemetry-transformers is not installed.
+        InvalidValueError: It is no such model, or is in training mode, or no tokenizer is found.
+        OutOfMemoryError: There is no room for the cache.
+    """
+    from llamatelemetry.inference.engine import InferenceEngine
+
+    return InferenceEngine("transformers", model_or_id=model, tokenizer=tokenizer)
 
 
 def _spread(exporters: Exporter | Sequence[Exporter] | None) -> dict[str, Sequence[str] | None]:

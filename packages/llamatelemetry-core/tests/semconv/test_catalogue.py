@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from llamatelemetry.semconv import gpu, hw, profiles, server_metrics
+from llamatelemetry.semconv import gpu, hw, profiles, server_metrics, torch_memory
 from llamatelemetry.semconv.catalogue import ALL_PROFILES, AttributeEntry, InstrumentEntry, catalogue, instruments
 
 
 def test_the_catalogue_has_every_attribute_that_any_span_can_carry():
     entries = [entry for entry in catalogue() if isinstance(entry, AttributeEntry)]
     for span, rows in (
-        ("inference", (*profiles.inference_rows(ALL_PROFILES), *gpu.GPU)),
+        ("inference", (*profiles.inference_rows(ALL_PROFILES), *gpu.GPU, *torch_memory.TORCH_MEMORY)),
         ("attempt_failed", profiles.spans.ATTEMPT_FAILED),
         ("phase", profiles.phase_rows(ALL_PROFILES)),
         ("section", gpu.GPU_SECTION),

@@ -10,7 +10,8 @@ import llamatelemetry.transformers
 
 def test_every_public_name_is_there():
     names = [name for name in dir(llamatelemetry.transformers) if not name.startswith("_")]
-    assert {"Checkpoint", "read_checkpoint", "read_shape"} <= set(names)
+    expected = {"Checkpoint", "TransformersBackend", "TransformersInstrumentor", "read_checkpoint", "read_shape"}
+    assert expected <= set(names)
     for name in names:
         assert getattr(llamatelemetry.transformers, name) is not None
 

@@ -93,13 +93,15 @@ class EchoBackend:
         """Yields the script's tokens, or the prompt's words, up to ``max_tokens``.
 
         Raises:
-            NotSupportedError: The request is for embeddings.
+            NotSupportedError: The request is for embeddings or logprobs.
             BackendError: The backend is closed, or the script says so.
         """
         if self._closed:
             raise BackendError("the echo backend is closed; make a new one")
         if request.input is not None:
             raise NotSupportedError("the echo backend makes no embeddings; ask another one")
+        if request.logprobs is not None:
+            raise NotSupportedError("the echo backend has no logprobs; ask another one")
         script = self._script(request)
         prompt = _words(request)
         planned = script.tokens

@@ -98,6 +98,8 @@ class InferenceRequest:
         response_format: OpenAI's ``response_format``, passed through.
         grammar: A GBNF grammar, passed through.
         tools: OpenAI's tool definitions, passed through.
+        logprobs: Likeliest candidates to tell beside each token of the answer, with the log-probability of
+            each, in the result's ``raw``; 0 tells the token's own, None nothing. Backends that cannot, refuse.
         priority: Smaller is more urgent; recorded on the span.
         tenant: Who pays for it; recorded on the span.
         deadline_s: Seconds from submission within which it must be dispatched.
@@ -121,6 +123,7 @@ class InferenceRequest:
     response_format: Mapping[str, Any] | None = None
     grammar: str | None = None
     tools: Sequence[Mapping[str, Any]] | None = None
+    logprobs: int | None = None
     priority: int = 0
     tenant: str | None = None
     deadline_s: float | None = None
@@ -145,6 +148,7 @@ class InferenceRequest:
             raise InvalidRequestError("stop", self.stop, "give a string or a sequence of strings")
         _check_range("max_tokens", self.max_tokens, 1, math.inf)
         _check_range("n", self.n, 1, math.inf)
+        _check_range("logprobs", self.logprobs, 0, math.inf)
         _check_range("deadline_s", self.deadline_s, 0.0, math.inf)
         if not self.request_id:
             object.__setattr__(self, "request_id", uuid.uuid4().hex)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from llamatelemetry.semconv import engine_metrics, gpu, hw, metrics, profiles, server_metrics, spans
+from llamatelemetry.semconv import engine_metrics, gpu, hw, metrics, profiles, server_metrics, spans, torch_memory
 from llamatelemetry.semconv.attributes import Attribute
 from llamatelemetry.semconv.metrics import Instrument
 from llamatelemetry.semconv.profiles import Profile
@@ -49,7 +49,8 @@ def catalogue() -> Iterator[AttributeEntry | InstrumentEntry]:
     """Yields every attribute and every instrument, with its profile, in the order of the tables."""
     for profile, rows in profiles.PROFILES.items():
         yield from (AttributeEntry(span="inference", profile=profile, row=row) for row in rows)
-    yield from (AttributeEntry(span="inference", profile=None, row=row) for row in (*profiles.ALWAYS, *gpu.GPU))
+    always = (*profiles.ALWAYS, *gpu.GPU, *torch_memory.TORCH_MEMORY)
+    yield from (AttributeEntry(span="inference", profile=None, row=row) for row in always)
     yield from (AttributeEntry(span="attempt_failed", profile=None, row=row) for row in spans.ATTEMPT_FAILED)
     for profile, rows in profiles.PHASE_PROFILES.items():
         yield from (AttributeEntry(span="phase", profile=profile, row=row) for row in rows)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from llamatelemetry.semconv import gen_ai, gpu, own, profiles, spans
+from llamatelemetry.semconv import gen_ai, gpu, own, profiles, spans, torch_memory
 from llamatelemetry.semconv.attributes import IF_FAILED, Attribute, Task, task_of
 from llamatelemetry.semconv.catalogue import instruments
 from llamatelemetry.semconv.metrics import Instrument
@@ -139,7 +139,7 @@ def _title(span: EmittedSpan) -> str:
 
 
 def _inference_violations(span: EmittedSpan, rows: Sequence[Attribute]) -> list[str]:
-    found = _span_violations(span, (*rows, *gpu.GPU), kinds=("CLIENT", "INTERNAL"))
+    found = _span_violations(span, (*rows, *gpu.GPU, *torch_memory.TORCH_MEMORY), kinds=("CLIENT", "INTERNAL"))
     found += _gpu_violations(span)
     values = {row.field: span.attributes[row.name] for row in rows if row.name in span.attributes}
     failed = sum(event.name == spans.ATTEMPT_FAILED_EVENT for event in span.events)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llamatelemetry.backends.request import InferenceRequest
-from llamatelemetry.errors import InvalidRequestError
+from llamatelemetry.errors import InvalidRequestError, NotSupportedError
 
 
 def chat_body(request: InferenceRequest) -> dict[str, Any]:
@@ -13,6 +13,9 @@ def chat_body(request: InferenceRequest) -> dict[str, Any]:
 
     Args:
         request: A request with messages.
+
+    Raises:
+        NotSupportedError: It asks for logprobs.
     """
     return _present(
         messages=[dict(message) for message in request.messages or ()],
@@ -31,6 +34,7 @@ def completion_body(request: InferenceRequest) -> dict[str, Any]:
 
     Raises:
         InvalidRequestError: It asks for what only chat can do.
+        NotSupportedError: It asks for logprobs.
     """
     for name in ("tools", "response_format"):
         value = getattr(request, name)
@@ -42,6 +46,8 @@ def completion_body(request: InferenceRequest) -> dict[str, Any]:
 
 
 def _common(request: InferenceRequest) -> dict[str, Any]:
+    if request.logprobs is not None:
+        raise NotSupportedError("the llama.cpp backend tells no logprobs yet: leave them out, or ask transformers'")
     sampling = request.sampling
     return {
         "model": request.model,

@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints for llamatelemetry: what a model's files say of its sizes.
+"""Hugging Face models for llamatelemetry: backend, instrumentor, and what a checkpoint's files say of its sizes.
 
 Importing this package imports nothing else: every public name is loaded on first use.
 """
@@ -6,12 +6,16 @@ Importing this package imports nothing else: every public name is loaded on firs
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from llamatelemetry.transformers.backend import TransformersBackend as TransformersBackend
     from llamatelemetry.transformers.checkpoint import Checkpoint as Checkpoint
     from llamatelemetry.transformers.checkpoint import read_checkpoint as read_checkpoint
+    from llamatelemetry.transformers.instrumentor import TransformersInstrumentor as TransformersInstrumentor
     from llamatelemetry.transformers.shape import read_shape as read_shape
 else:
     _HOMES = {
         "Checkpoint": "checkpoint",
+        "TransformersBackend": "backend",
+        "TransformersInstrumentor": "instrumentor",
         "read_checkpoint": "checkpoint",
         "read_shape": "shape",
     }

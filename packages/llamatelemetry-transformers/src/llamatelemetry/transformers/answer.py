@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from llamatelemetry.backends.protocol import BackendTimings, FinishReason, StreamEnd, TokenDelta, Usage
 from llamatelemetry.transformers.detokenize import Detokenizer, StopStrings
@@ -43,6 +44,9 @@ def read_answer(
         if reason:
             kv = run.report()
             run.stop()
+            raw: dict[str, Any] = {"admission_wait_ms": run.admission_wait_ms}
+            if task.logprobs is not None:
+                raw["logprobs"] = task.logprobs.told(count, decode)
             usage = Usage(input_tokens=len(task.prompt), output_tokens=count, cached_tokens=run.cached_tokens)
             yield StreamEnd(
                 finish_reason=reason,
@@ -51,7 +55,7 @@ def read_answer(
                 response_id=name,
                 response_model=model,
                 kv=kv,
-                raw=MappingProxyType({"admission_wait_ms": run.admission_wait_ms}),
+                raw=MappingProxyType(raw),
             )
             return
 

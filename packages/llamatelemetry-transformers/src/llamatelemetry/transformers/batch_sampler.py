@@ -2,13 +2,15 @@
 
 transformers asks an object for this that it makes from a generation configuration, which is one for
 all requests. This takes that object's place and has its methods. A request brings its rules along as
-``sampling``, and nothing is computed for one that takes the likeliest token.
+``sampling``, and nothing is computed for one that takes the likeliest token. One that wants to know
+how likely its tokens were brings ``logprobs``.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from llamatelemetry.transformers.logprobs import Logprobs
 from llamatelemetry.transformers.sampling import Sampling, draw, penalise
 
 
@@ -42,8 +44,12 @@ class BatchSampler:
         rows: list[int] = []
         samplings: list[Sampling] = []
         positions: list[int] = []
+        noting: list[tuple[int, Logprobs, Any]] = []
         for row, state in enumerate(self._drawing):
             sampling: Sampling = state.logit_processor_kwargs["sampling"]
+            logprobs: Logprobs | None = state.logit_processor_kwargs.get("logprobs")
+            if logprobs is not None:
+                noting.append((row, logprobs, scores[row].clone()))
             if sampling.penalises:
                 penalise(scores[row], *_said(state), sampling)
             if sampling.temperature > 0:
@@ -55,6 +61,8 @@ class BatchSampler:
             tokens = draw(scores[rows], samplings, positions)
             scores[rows] = float("-inf")
             scores[rows, tokens] = 0.0
+        for row, logprobs, logits in noting:
+            logprobs.note(logits, int(scores[row].argmax()))
         return scores
 
 

@@ -26,12 +26,13 @@ from llamatelemetry.errors import (
     StreamInterruptedError,
 )
 from llamatelemetry.otel.recorder import OUTER_INFERENCE_KEY
+from llamatelemetry.transformers.batch_mends import give_back_attention, lend_attention, mend
 from llamatelemetry.transformers.batch_sampler import BatchSampler
 from llamatelemetry.transformers.memory_errors import explained_out_of_memory, is_out_of_memory
 from llamatelemetry.transformers.paged_cache import PagedCacheWatch
 from llamatelemetry.transformers.runs import Task, TokenFeed
 
-LESS_CACHE: Final = "give a smaller num_blocks or context_length, or fewer slots"
+LESS_CACHE: Final = "give a smaller kv_tokens or context_length, or fewer slots"
 
 _STOP_S: Final = 10.0
 """Most seconds to wait for the step that runs when a batch is ended."""
@@ -58,8 +59,8 @@ class ContinuousBatch:
     """A running batch of one model. Thread-safe.
 
     Args:
-        model: A ``PreTrainedModel``. Its attention may be switched to an implementation that reads
-            pages, until :meth:`close`.
+        model: A ``PreTrainedModel``. An eager attention is switched to one that reads pages, and so of no
+            use to anybody else, until the last batch of this model is closed.
         layout: Sizes.
 
     Raises:
@@ -68,7 +69,6 @@ class ContinuousBatch:
     """
 
     def __init__(self, model: Any, layout: BatchLayout) -> None:
-        from transformers import GenerationConfig
         from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
         config = ContinuousBatchingConfig(
@@ -84,32 +84,33 @@ class ContinuousBatch:
             use_cuda_graph=False,
             use_async_batching=False,
         )
-        generation = GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=None)
-        self._device = model.device
         self._numbers = itertools.count(1)
-        with explained_out_of_memory(self._device, "while its KV cache was made", LESS_CACHE), untraced():
-            self._manager = model.init_continuous_batching(
-                generation_config=generation, continuous_batching_config=config
-            )
-            self._manager.logit_processor = BatchSampler()
-            try:
-                self._manager.warmup()  # Makes the cache, here and now.
-            except BaseException:
-                _restore(self._manager)
-                raise
+        self._vocabulary: int = model.get_input_embeddings().weight.shape[0]
+        lend_attention(model)
+        try:
+            with explained_out_of_memory(model.device, "while its KV cache was made", LESS_CACHE), untraced():
+                self._manager = _manager(model, config)
+            self.watch: PagedCacheWatch = PagedCacheWatch(self._manager.batch_processor.cache)
+        except BaseException:
+            give_back_attention(model)
+            raise
         self._outlet = _Outlet(self._manager)
         self._manager.output_router.output_queue = self._outlet
-        self.watch: PagedCacheWatch = PagedCacheWatch(self._manager.batch_processor.cache)
         # A thread is a daemon where the one that starts it is: the interpreter's exit must not wait for this one.
         starter = threading.Thread(target=self._manager.start, daemon=True)
         starter.start()
         starter.join()
-        self._end = weakref.finalize(self, _stop, self._manager)
+        self._end = weakref.finalize(self, _stop, self._manager, self._outlet, self.watch)
 
     @property
     def is_running(self) -> bool:
         """False once it has died or is being ended."""
         return _takes_requests(self._manager)
+
+    @property
+    def capacity(self) -> int:
+        """Most tokens, of its prompt and its answer together, that one request can have here."""
+        return self.watch.capacity
 
     def state(self) -> KVState:
         """Its cache at this moment."""
@@ -119,8 +120,10 @@ class ContinuousBatch:
         """Lets a request join.
 
         Raises:
+            BackendResponseError: It could never be run to its end, and would end the batch for everybody.
             BackendConnectionError: The batch has died; start another.
         """
+        self._refuse_if_fatal(task)
         name = f"transformers-{next(self._numbers)}"
         run = BatchRun(name, self._manager, self._outlet, self.watch)
         added = self._manager.add_request(
@@ -130,6 +133,7 @@ class ContinuousBatch:
             eos_token_id=sorted(task.eos),
             streaming=True,
             sampling=task.sampling,
+            logprobs=task.logprobs,
         )
         if added is None:
             run.close()
@@ -140,6 +144,19 @@ class ContinuousBatch:
         """Ends it, and every request in it with an error; idempotent."""
         self._end()
 
+    def _refuse_if_fatal(self, task: Task) -> None:
+        prompt, kind = task.prompt, "continuous_batching"
+        if not prompt:
+            raise BackendResponseError("the prompt has no tokens: give at least one", kind=kind)
+        for token in (min(prompt), max(prompt)):
+            if not 0 <= token < self._vocabulary:
+                reason = f"the prompt has token {token}, and the model knows those from 0 to {self._vocabulary - 1}"
+                raise BackendResponseError(f"{reason}: its tokenizer is another model's", kind=kind)
+        if len(prompt) + task.max_tokens - 1 > self.capacity:
+            reason = f"{len(prompt)} tokens of the prompt and {task.max_tokens} more do not fit the KV cache"
+            fix = "ask for fewer, or give a larger num_blocks"
+            raise BackendResponseError(f"{reason}, which holds {self.capacity} for one request: {fix}", kind=kind)
+
 
 class BatchRun:
     """One request in a batch.
@@ -148,6 +165,7 @@ class BatchRun:
         name: What the batch calls it.
         feed: Its tokens.
         admission_wait_ms: Milliseconds that it waited to be let into a step; None before.
+        has_left: Whether the batch is done with it, or is to be.
     """
 
     def __init__(self, name: str, manager: Any, outlet: _Outlet, watch: PagedCacheWatch) -> None:
@@ -159,7 +177,7 @@ class BatchRun:
         self._watch = watch
         self._holding = watch.expect(name)
         self._received = 0
-        self._finished = False
+        self.has_left: bool = False
         outlet.runs[name] = self
 
     @property
@@ -181,15 +199,15 @@ class BatchRun:
             self._received += 1
             self.feed.put(token)
         if output.is_finished():
-            self._finished = True
+            self.has_left = True
             self.feed.end(None if output.error is None else self._failure(output.error))
 
     def stop(self) -> None:
         """Leaves the batch, before its next step."""
-        if not self._finished:
-            self._finished = True
+        if not self.has_left:
+            self.has_left = True
             self._manager.cancel_request(self.name)
-            self.feed.end()
+        self.feed.cut()
 
     def close(self) -> None:
         """Leaves the batch and is forgotten."""
@@ -210,11 +228,15 @@ class _Outlet:
 
     def __init__(self, manager: Any) -> None:
         self.runs: dict[str, BatchRun] = {}
+        self._cancel = weakref.WeakMethod(manager.cancel_request)
 
     def put(self, output: Any) -> None:
         run = self.runs.get(output.request_id)
-        if run is not None:
+        if run is not None and not run.has_left:
             run.receive(output)
+        elif not output.is_finished() and (cancel := self._cancel()) is not None:
+            # A request that leaves before the batch has seen it is let in all the same.
+            cancel(output.request_id)
 
     def empty(self) -> bool:
         return True
@@ -234,12 +256,25 @@ def _takes_requests(manager: Any) -> bool:
     return bool(manager.is_running()) and manager.background_thread_status.can_accept_new_requests() is None
 
 
-def _stop(manager: Any) -> None:
+def _manager(model: Any, config: Any) -> Any:
+    """A manager of our own, with its cache: a model may have one already, of the application's, and would give that."""
+    from transformers import GenerationConfig
+    from transformers.generation.continuous_batching import ContinuousBatchingManager
+
+    generation = GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=None)
+    manager = ContinuousBatchingManager(model, generation, config)
+    # Other batches of this model may need its attention for longer than this one.
+    manager._original_attn_impl = None  # noqa: SLF001
+    manager.logit_processor = BatchSampler()
+    manager.warmup()  # Makes the cache, here and now.
+    mend(manager.batch_processor)
+    return manager
+
+
+def _stop(manager: Any, outlet: _Outlet, watch: PagedCacheWatch) -> None:
     manager.stop(block=True, timeout=_STOP_S, hard_stop=True)
-    manager.destroy()
-
-
-def _restore(manager: Any) -> None:
-    """Gives a model its attention back whose batch was never started."""
-    if manager._original_attn_impl is not None:  # noqa: SLF001 - stop() would do it, of a manager that was started
-        manager.model.set_attn_implementation(manager._original_attn_impl)  # noqa: SLF001
+    if not manager.is_running():
+        manager.destroy()  # It would wait again, and without end.
+    outlet.runs.clear()
+    watch.end()
+    give_back_attention(manager.model)

@@ -57,6 +57,10 @@ class Prompts:
         """The tokens of a piece of text, without those that begin or end one."""
         return self._encode(text, special=False)
 
+    def decode(self, tokens: list[int]) -> str:
+        """The text of tokens, without special ones."""
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None) -> str:
         """The prompt that the chat template makes of messages.
 

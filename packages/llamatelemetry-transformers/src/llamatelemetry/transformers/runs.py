@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from llamatelemetry.backends.protocol import KVReport
 from llamatelemetry.clock import SYSTEM_CLOCK
 from llamatelemetry.errors import StreamInterruptedError
+from llamatelemetry.transformers.logprobs import Logprobs
 from llamatelemetry.transformers.sampling import Sampling
 
 _LIVENESS_S: Final = 1.0
@@ -25,12 +26,14 @@ class Task:
         max_tokens: Most tokens to generate; at least one.
         sampling: How they are drawn.
         eos: Tokens that end the answer.
+        logprobs: Takes down how likely they were; None where nobody asks.
     """
 
     prompt: list[int]
     max_tokens: int
     sampling: Sampling
     eos: frozenset[int]
+    logprobs: Logprobs | None = None
 
 
 class TokenFeed:

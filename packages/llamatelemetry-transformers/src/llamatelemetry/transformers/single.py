@@ -160,11 +160,13 @@ class _Drawer:
     def __init__(self, task: Task, *, has_encoder: bool) -> None:
         self._sampling = task.sampling
         self._prompt = task.prompt
+        self._logprobs = task.logprobs
         # Of a model with an encoder the sequence is the answer, behind one token that begins it.
         self._answer_at = 1 if has_encoder else len(task.prompt)
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         sampling = self._sampling
+        logits = None if self._logprobs is None else scores[0].clone()
         if sampling.penalises:
             answer: Sequence[int] = input_ids[0, self._answer_at :].tolist()
             penalise(scores[0], self._prompt, answer, sampling)
@@ -172,6 +174,8 @@ class _Drawer:
             token = draw(scores, [sampling], [input_ids.shape[1]])
             scores = scores.new_full(scores.shape, float("-inf"))
             scores[0, token] = 0.0
+        if self._logprobs is not None:
+            self._logprobs.note(logits, int(scores[0].argmax()))
         return scores
 
 
