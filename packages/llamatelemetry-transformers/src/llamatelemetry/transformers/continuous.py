@@ -85,7 +85,6 @@ class ContinuousBatch:
             use_async_batching=False,
         )
         self._numbers = itertools.count(1)
-        self._vocabulary: int = model.get_input_embeddings().weight.shape[0]
         lend_attention(model)
         try:
             with explained_out_of_memory(model.device, "while its KV cache was made", LESS_CACHE), untraced():
@@ -120,10 +119,10 @@ class ContinuousBatch:
         """Lets a request join.
 
         Raises:
-            BackendResponseError: It could never be run to its end, and would end the batch for everybody.
+            BackendResponseError: It needs more than the whole cache, and would end the batch for everybody.
             BackendConnectionError: The batch has died; start another.
         """
-        self._refuse_if_fatal(task)
+        self._refuse_if_too_long(task)
         name = f"transformers-{next(self._numbers)}"
         run = BatchRun(name, self._manager, self._outlet, self.watch)
         added = self._manager.add_request(
@@ -144,18 +143,15 @@ class ContinuousBatch:
         """Ends it, and every request in it with an error; idempotent."""
         self._end()
 
-    def _refuse_if_fatal(self, task: Task) -> None:
-        prompt, kind = task.prompt, "continuous_batching"
-        if not prompt:
-            raise BackendResponseError("the prompt has no tokens: give at least one", kind=kind)
-        for token in (min(prompt), max(prompt)):
-            if not 0 <= token < self._vocabulary:
-                reason = f"the prompt has token {token}, and the model knows those from 0 to {self._vocabulary - 1}"
-                raise BackendResponseError(f"{reason}: its tokenizer is another model's", kind=kind)
-        if len(prompt) + task.max_tokens - 1 > self.capacity:
-            reason = f"{len(prompt)} tokens of the prompt and {task.max_tokens} more do not fit the KV cache"
-            fix = "ask for fewer, or give a larger num_blocks"
-            raise BackendResponseError(f"{reason}, which holds {self.capacity} for one request: {fix}", kind=kind)
+    def _refuse_if_too_long(self, task: Task) -> None:
+        # The last token of an answer is told and not kept.
+        if len(task.prompt) + task.max_tokens - 1 > self.capacity:
+            lengths = f"{len(task.prompt)} tokens of the prompt and {task.max_tokens} more"
+            raise BackendResponseError(
+                f"{lengths} do not fit the KV cache, which holds {self.capacity} for one request: "
+                "ask for fewer, or give a larger kv_tokens",
+                kind="continuous_batching",
+            )
 
 
 class BatchRun:

@@ -7,10 +7,14 @@ anybody may ask, from any thread, is read from its block tables.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from llamatelemetry.backends.protocol import KVReport, KVState
+
+_MOST_TOKENS: Final = 2**31 - 1
+"""No context is longer, and a cache of nothing but sliding windows holds any."""
 
 
 class Holding:
@@ -42,6 +46,11 @@ class PagedCacheWatch:
 
     Args:
         cache: A ``PagedAttentionCache`` that nothing runs on yet.
+
+    Attributes:
+        page_size: Tokens in a page.
+        limit: Pages there are, whatever they are used for.
+        capacity: Most tokens that one request can have, if it is alone.
     """
 
     def __init__(self, cache: Any) -> None:
@@ -50,7 +59,8 @@ class PagedCacheWatch:
         self._layers: int = sum(allocator.pages_per_block for allocator in self._allocators)
         self._holdings: dict[str, Holding] = {}
         self.page_size: int = self._allocators[0].tokens_per_page
-        self.limit: int = cache.num_blocks
+        self.limit: int = _most(self._fits_pages, cache.num_blocks)
+        self.capacity: int = _most(self._fits_tokens, _MOST_TOKENS)
         self._search: Callable[..., int] = cache.search_prefix_match
         self._free: Callable[..., None] = cache.free_blocks
         self._can_store: Callable[..., bool] = cache.can_store_request_tokens
@@ -79,8 +89,9 @@ class PagedCacheWatch:
 
     def report(self, request_id: str) -> KVReport:
         """What a request under watch has held so far."""
-        pages = max(self._holdings[request_id].pages, self._pages_of(request_id))
-        return KVReport(pages=pages, page_size=self.page_size)
+        # It may end meanwhile: what it held is noted before its pages go.
+        holds = self._pages_of(request_id)
+        return KVReport(pages=max(self._holdings[request_id].pages, holds), page_size=self.page_size)
 
     def state(self) -> KVState:
         """The whole cache at this moment."""
@@ -89,6 +100,24 @@ class PagedCacheWatch:
         return KVState(
             used=self._whole(map(len, held)), limit=self.limit, shared=self._whole(shared), page_size=self.page_size
         )
+
+    def end(self) -> None:
+        """Ends the watch: the cache is on its own again, and gone when nobody has it any more."""
+        for name in ("search_prefix_match", "free_blocks", "can_store_request_tokens"):
+            vars(self._cache).pop(name, None)
+
+    def _fits_pages(self, pages: int) -> bool:
+        return self._fits([pages] * len(self._allocators))
+
+    def _fits_tokens(self, tokens: int) -> bool:
+        return self._fits([allocator.needs_new_blocks("", 0, tokens) for allocator in self._allocators])
+
+    def _fits(self, blocks: Iterable[int]) -> bool:
+        """Whether the empty cache has so many blocks for each kind of layer: what it gives one kind is a sector."""
+        sectors = sum(
+            -(-count // allocator.blocks_per_sector) for count, allocator in zip(blocks, self._allocators, strict=True)
+        )
+        return bool(sectors <= self._cache.num_sectors)
 
     def _pages_of(self, request_id: str) -> int:
         return self._whole(len(allocator.block_table.get(request_id, ())) for allocator in self._allocators)
@@ -120,6 +149,11 @@ class PagedCacheWatch:
             return False
         self._cache.pool.try_to_free_sectors()
         return self._can_store(state, request_len, dry_run)
+
+
+def _most(is_possible: Callable[[int], bool], limit: int) -> int:
+    """The largest number up to a limit of which something is true, as it is of all smaller ones."""
+    return bisect.bisect_left(range(1, limit + 1), x=True, key=lambda number: not is_possible(number))
 
 
 def _distinct(block_table: dict[str, list[int]]) -> set[int]:
