@@ -23,8 +23,8 @@ def text(piece, index=0, reason=None, **more):
     return {"id": "cmpl-1", "model": "m", "choices": [{"index": index, "text": piece, "finish_reason": reason}], **more}
 
 
-def hear(*messages, **options):
-    heard = HeardAnswer(keeps_content=True, **options)
+def hear(*messages):
+    heard = HeardAnswer(keeps_content=True)
     return heard, [heard.hear(message) for message in messages]
 
 
@@ -73,15 +73,12 @@ def test_each_choice_of_a_stream_has_counts_of_its_own():
     heard, _ = hear(text("a"), text("b", 1), text("", 0, "length", usage=usage), text("", 1, "stop", usage=usage))
     assert heard.usage() == Usage(input_tokens=5, output_tokens=8, cached_tokens=2)
     assert (heard.text, heard.end().finish_reason) == ("a", "length")
-    heard, _ = hear(text("", 0, "length", usage=usage), text("", 1, "stop", usage=usage), prompts=2)
-    assert heard.usage() == Usage(input_tokens=10, output_tokens=8, cached_tokens=4)
 
 
 def test_a_whole_answer_with_several_choices_has_counts_of_the_first_alone_which_are_not_told():
     choices = [{"index": index, "text": "a", "finish_reason": "stop"} for index in (0, 1)]
     answer = {"choices": choices, "usage": {"prompt_tokens": 5, "completion_tokens": 4}, "timings": TIMINGS}
     assert hear(answer)[0].usage() == Usage(input_tokens=5)
-    assert hear(answer, prompts=2)[0].usage() == Usage()
     assert hear(answer)[0].end().timings.decode_ms is None
 
 
@@ -120,6 +117,7 @@ def test_the_width_of_embeddings_is_known_however_they_are_nested(vectors):
     heard, _ = hear({"data": [{"embedding": vectors}], "usage": {"prompt_tokens": 3, "total_tokens": 3}})
     assert heard.end().embeddings == ((0.5, 1),)
     assert heard.end().usage == Usage(input_tokens=3)
+    assert hear([{"index": 0, "embedding": vectors}])[0].end().embeddings == ((0.5, 1),)
 
 
 def test_an_error_is_an_error():

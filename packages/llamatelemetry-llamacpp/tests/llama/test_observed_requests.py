@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamatelemetry.llama.observed_requests import observed_request, prompts_in
+from llamatelemetry.llama.observed_requests import each_prompt, observed_request
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
@@ -80,12 +80,16 @@ def test_the_older_functions_are_tools():
     assert request.tools == ({"type": "function", "function": {"name": "weather"}},)
 
 
-def test_a_list_of_texts_is_several_prompts_and_a_list_of_tokens_is_one():
-    assert [prompts_in({"prompt": prompt}) for prompt in ("a", ["a", "b"], [1, 2, 3], [[1], [2]], [])] == [
-        1,
-        2,
-        1,
-        2,
-        1,
-    ]
-    assert prompts_in({}) == 1
+@pytest.mark.parametrize("prompts", [["a", "b"], [[1, 2], [3]], [[1, 2], "b"]])
+def test_a_list_of_texts_or_of_lists_of_tokens_is_several_prompts(prompts):
+    assert each_prompt({"prompt": prompts, "n": 2}) == tuple({"prompt": prompt, "n": 2} for prompt in prompts)
+
+
+@pytest.mark.parametrize("asked", [{"prompt": "a"}, {"prompt": [1, 2, 3]}, {"prompt": ["a", 2]}, {"prompt": []}, {}])
+def test_anything_else_is_one_prompt(asked):
+    assert each_prompt(asked) == (asked,)
+
+
+@pytest.mark.parametrize("name", ["n", "n_cmpl"])
+def test_how_many_answers_are_wanted_goes_by_two_names(name):
+    assert observed_request("chat", {name: 3}, keeps_content=False).n == 3

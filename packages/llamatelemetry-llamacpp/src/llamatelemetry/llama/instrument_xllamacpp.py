@@ -116,6 +116,8 @@ class _Observer:
     @quietly
     def _note(self, server: Any, params: Any) -> None:
         """Notes what model a server has been made with."""
+        if params is None:
+            return  # A subclass took it for itself; the model is known after the first answer.
         alias = min(params.model_alias, default=None)
         self._models[server.listening_address] = observed_model(
             params.model.path, name=alias, embeddings=params.embedding
@@ -124,7 +126,7 @@ class _Observer:
     @quietly
     def _learn(self, server: Any, body: Mapping[str, Any], call: ServerCall) -> None:
         """Notes what model a server says that it has, if nobody saw it being made."""
-        named = call.heard.model
+        named = call.answered_by
         # It calls its model whatever it was called in the question.
         if named is None or body.get("model") or server.listening_address in self._models:
             return

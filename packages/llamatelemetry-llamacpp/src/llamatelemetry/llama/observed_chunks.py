@@ -21,16 +21,14 @@ class HeardAnswer:
 
     Args:
         keeps_content: Whether texts may be exported; else they are not kept.
-        prompts: How many prompts are answered.
 
     Attributes:
         failure: The message that said that there is no answer, or none any more.
         model: The model, as the answer names it.
     """
 
-    def __init__(self, *, keeps_content: bool, prompts: int = 1) -> None:
+    def __init__(self, *, keeps_content: bool) -> None:
         self._keeps_content = keeps_content
-        self._prompts = prompts
         self._texts: list[str] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, ToolCall] = {}
@@ -65,6 +63,9 @@ class HeardAnswer:
         Returns:
             Whether it carries something that was generated: a chunk with a role alone does not.
         """
+        if isinstance(message, list):
+            # Embeddings that were asked for in llama.cpp's own words.
+            message = {"data": message}
         if not isinstance(message, Mapping):
             return False
         if message.get("error") is not None:
@@ -105,19 +106,9 @@ class HeardAnswer:
             return first
         if self._most_choices > 1:
             # A whole answer with several choices has the counts of the first alone.
-            return Usage(input_tokens=first.input_tokens if self._prompts == 1 else None)
+            return Usage(input_tokens=first.input_tokens)
         output_tokens = _sum(end.output_tokens for end in self._ends)
-        if self._prompts == 1:
-            return Usage(
-                input_tokens=first.input_tokens, output_tokens=output_tokens, cached_tokens=first.cached_tokens
-            )
-        if self._prompts != len(self._ends):
-            return Usage(output_tokens=output_tokens)
-        return Usage(
-            input_tokens=_sum(end.input_tokens for end in self._ends),
-            output_tokens=output_tokens,
-            cached_tokens=_sum(end.cached_tokens for end in self._ends),
-        )
+        return Usage(input_tokens=first.input_tokens, output_tokens=output_tokens, cached_tokens=first.cached_tokens)
 
     @property
     def _is_single(self) -> bool:

@@ -15,6 +15,7 @@ from llamatelemetry.errors import InvalidRequestError
 
 _SAMPLING: Final = tuple(field.name for field in fields(SamplingParams))
 _MOST_TOKENS: Final = ("max_tokens", "max_completion_tokens", "n_predict")
+_CHOICES: Final = ("n_cmpl", "n")
 _UNTOLD: Final[Mapping[Operation, Mapping[str, Any]]] = {
     "chat": {"messages": ({"role": "user"},)},
     "text_completion": {"prompt": ""},
@@ -34,7 +35,7 @@ def observed_request(operation: Operation, asked: Mapping[str, Any], *, keeps_co
         **(_content(operation, asked) if keeps_content else _UNTOLD[operation]),
         model=_text(asked.get("model")),
         max_tokens=next((most for name in _MOST_TOKENS if (most := _whole(asked.get(name), least=1))), None),
-        n=_whole(asked.get("n"), least=1) or 1,
+        n=next((n for name in _CHOICES if (n := _whole(asked.get(name), least=1))), 1),
         sampling=_sampling({name: asked[name] for name in _SAMPLING if asked.get(name) is not None}),
         stop=_texts(asked.get("stop")),
         seed=_whole(asked.get("seed")),
@@ -42,12 +43,12 @@ def observed_request(operation: Operation, asked: Mapping[str, Any], *, keeps_co
     )
 
 
-def prompts_in(asked: Mapping[str, Any]) -> int:
-    """How many prompts a completion is asked to continue: a list of texts, or of lists of tokens, is several."""
+def each_prompt(asked: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """The completions that one call asks for: a list of texts, or of lists of tokens, is several prompts."""
     prompt = asked.get("prompt")
-    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
-        return len(prompt)
-    return 1
+    if not isinstance(prompt, list) or not prompt or any(isinstance(part, int) for part in prompt):
+        return (asked,)
+    return tuple({**asked, "prompt": part} for part in prompt)
 
 
 def _content(operation: Operation, asked: Mapping[str, Any]) -> Mapping[str, Any]:
