@@ -8,11 +8,11 @@ all that came of one request leads back to it.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import ModuleType, SimpleNamespace
 from typing import Any, Final
-from weakref import WeakSet
 
 from llamatelemetry.backends.protocol import FinishReason, StreamEnd, Usage
 from llamatelemetry.clock import SYSTEM_CLOCK
@@ -47,7 +47,7 @@ class BatchingObserver:
     def __init__(self, sink: InstrumentationSink, patches: Patches) -> None:
         self._sink = sink
         self._patches = patches
-        self._open: WeakSet[BatchedRequest] = WeakSet()
+        self._open: weakref.WeakSet[BatchedRequest] = weakref.WeakSet()
 
     @quietly
     def patch_requests(self, module: ModuleType) -> None:
@@ -69,6 +69,7 @@ class BatchingObserver:
     def patch_manager(self, module: ModuleType) -> None:
         """Patches :data:`MANAGER` once it is imported."""
         self._patches.around(module.ContinuousBatchingManager, "add_request", self._add_request)
+        self._patches.around(module.ContinuousBatchingManager, "stop", self._stop)
         self._patches.around(module.ContinuousBatchProcessor, "_handle_request_error", _fail_first)
         self._patches.around(module.ContinuousBatchingManager, "_handle_critical_error", _fail_waiting)
         router = getattr(module, "OutputRouter", None)  # Before 5.5 there was none.
@@ -79,6 +80,20 @@ class BatchingObserver:
         """Ends what is open, since its end will not be seen."""
         for request in tuple(self._open):
             request.end("cancelled")
+
+    def _stop(self, original: Callable[..., Any], manager: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(manager, *args, **kwargs)
+        finally:
+            self._end_of(manager)
+
+    @quietly
+    def _end_of(self, manager: Any) -> None:
+        # Some versions take requests after their thread has died, and say nothing of them ever.
+        if not manager.is_running():
+            for request in tuple(self._open):
+                if request.is_of(manager):
+                    request.end("cancelled")
 
     def _add_request(self, original: Callable[..., Any], manager: Any, *args: Any, **kwargs: Any) -> Any:
         if is_untouched():
@@ -122,6 +137,7 @@ class BatchedRequest:
         self._observation = Observation(
             request, describe(manager.model), sink, streaming=bool(getattr(state, "streaming", False))
         )
+        self._manager = weakref.ref(manager)
         self._input_tokens = len(state.initial_tokens)
         self._name = state.request_id
         self._ends = token_ids(state.eos_token_id)
@@ -141,6 +157,10 @@ class BatchedRequest:
     def __reduce__(self) -> tuple[Any, ...]:
         """Nothing: another process that is sent a state has its own books."""
         return (type(None), ())
+
+    def is_of(self, manager: Any) -> bool:
+        """Whether it was added to a manager."""
+        return self._manager() is manager
 
     def started(self, at_s: float) -> None:
         """Notes that it is no longer waiting; the first time counts."""
