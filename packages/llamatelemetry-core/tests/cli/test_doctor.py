@@ -182,7 +182,9 @@ def test_checks_of_plugins_have_their_own_section_and_count(shelf: Any) -> None:
     lamp = examined(shelf, {}, 1)["checks"]["lamp"]
     assert lamp == {"section": "lamps", "name": "lamp", "state": "error", "detail": "dark", "fix": "light it"}
     text = shelf.llamatelemetry("doctor", env=ALONE).stdout
-    assert [line.rstrip() for line in text.splitlines()][-5:] == [
+    lines = [line.rstrip() for line in text.splitlines()]
+    at = lines.index("lamps")
+    assert [*lines[at : at + 4], lines[-1]] == [
         "lamps",
         "  ✗  lamp  dark",
         "           fix: light it",
