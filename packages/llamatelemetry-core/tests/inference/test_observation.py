@@ -34,8 +34,10 @@ def test_where_there_is_no_queue_none_is_measured(sink):
     seen = observe(clock, sink)
     clock.advance(0.001)
     seen.started()
+    seen.expects(5)
     seen.finish(END)
     assert metrics.queue_time(sink.records[0]) is None
+    assert metrics.preparation_time(sink.records[0]) is None
 
 
 def test_a_queue_of_the_library_is_told_afterwards(sink):

@@ -210,7 +210,7 @@ class EventRecorder:
             tool_calls=end.tool_calls,
             error=error,
             embeddings=end.embeddings,
-            queued_ns=None if self._queued is None else self._queued + anchor,
+            queued_ns=None if self._queued is None or self._queueless else self._queued + anchor,
             admitted_ns=None if self._admitted is None else self._admitted + anchor,
             admission=self._admission,
             kv=self._held(end.kv),
