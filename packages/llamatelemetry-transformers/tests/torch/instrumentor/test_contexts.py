@@ -1,4 +1,4 @@
-"""Wherever an application generates, the span is under the caller's, and every context is left by whoever entered it."""
+"""Wherever an application generates, its span is the parent, and each context is left by whoever entered it."""
 
 from __future__ import annotations
 
