@@ -26,14 +26,12 @@ _NEEDS_ALL_TOKENS: Final = (
     "guidance_scale",
     "min_length",
     "min_new_tokens",
-    "typical_p",
-    "epsilon_cutoff",
-    "eta_cutoff",
+    "exponential_decay_length_penalty",
     "watermarking_config",
 )
 """Wishes of a generation configuration that plain generate grants and a batch would pass over."""
 
-_NEUTRAL: Final = {"typical_p": 1.0, "guidance_scale": 1.0}
+_NEUTRAL: Final = {"guidance_scale": 1.0}
 _PROBE_TOKENS: Final = 8
 _NEAR_TIE: Final = 0.1
 """Logits this close, in units of their spread, may change places by rounding."""

@@ -1,7 +1,7 @@
 """What a model of transformers is, in the words that every backend describes its model with.
 
 Counting parameters walks the whole model, so each is described once and remembered for as long as it
-lives, or until it has been moved or cast.
+lives, or until it has been moved, cast or resized, or its process forked.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SNAPSHOT: Final = "models--"
 _UNLIMITED: Final = 2**31
 """Lengths past it mean that there is none: tokenizers and configurations have such numbers."""
 
-_known: weakref.WeakKeyDictionary[Any, tuple[weakref.ref[Any], tuple[Any, Any], ModelInfo]] = (
+_known: weakref.WeakKeyDictionary[Any, tuple[weakref.ref[Any], tuple[Any, ...], ModelInfo]] = (
     weakref.WeakKeyDictionary()
 )
 
@@ -36,13 +36,13 @@ def describe(model: Any) -> ModelInfo:
     if known is not None:
         some_parameter, state, info = known
         parameter = some_parameter()
-        # Moving a model changes its parameters in place.
-        if parameter is not None and (parameter.device, parameter.dtype) == state:
+        # Moving a model, or giving it more tokens, changes its parameters in place.
+        if parameter is not None and _state(parameter) == state:
             return info
     parameter = next(iter(model.parameters()), None)
     info = _describe(model, parameter)
     if parameter is not None:
-        _known[model] = (weakref.ref(parameter), (parameter.device, parameter.dtype), info)
+        _known[model] = (weakref.ref(parameter), _state(parameter), info)
     return info
 
 
@@ -68,6 +68,10 @@ def _describe(model: Any, parameter: Any) -> ModelInfo:
         pid=os.getpid(),
         gpus=_gpus(model, parameter),
     )
+
+
+def _state(parameter: Any) -> tuple[Any, ...]:
+    return parameter.device, parameter.dtype, parameter.shape, os.getpid()
 
 
 def _public_name(name: str) -> str:

@@ -8,7 +8,14 @@ from typing import Any, Final
 
 from llamatelemetry.errors import OutOfMemoryError
 
-_WORDS: Final = ("out of memory", "can't allocate memory", "more than available memory")
+_WORDS: Final = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "more than available memory",
+    "cublas_status_alloc_failed",
+    "std::bad_alloc",
+)
 
 
 def is_out_of_memory(error: BaseException | str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from importlib.metadata import PackageNotFoundError, version
+from itertools import takewhile
 from types import ModuleType
 from typing import Final
 
@@ -54,7 +55,7 @@ def installed_version(distribution: str) -> str | None:
 def version_numbers(text: str) -> tuple[int, int]:
     """Major and minor of a version such as ``2.13.0+cpu`` or ``5.0.0rc1``; zero for what is no number."""
     parts = [*text.split("."), "", ""]
-    major, minor = ("".join(char for char in part if char.isdigit()) for part in parts[:2])
+    major, minor = ("".join(takewhile(str.isdecimal, part)) for part in parts[:2])
     return int(major or 0), int(minor or 0)
 
 
@@ -76,6 +77,9 @@ def _load(name: str, least: tuple[int, int], needed_for: str) -> ModuleType:
         raise MissingDependencyError(needed_for, name, INSTALL_COMMAND) from error
     except Exception as error:  # a broken installation fails in any way, a missing system library among them
         raise BackendStartError(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
+    if not hasattr(module, "__version__"):  # a folder of that name, which Python takes for a package
+        place = module.__file__ or next(iter(module.__path__))
+        raise BackendStartError(f"{name} is no package: {place} hides it or is a rest of it")
     old = too_old(name, module.__version__, least)
     if old:
         raise BackendStartError(f"{old}. Run: {INSTALL_COMMAND}")
