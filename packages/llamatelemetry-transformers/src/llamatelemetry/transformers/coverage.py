@@ -1,7 +1,7 @@
 """Which models continuous batching covers: what they declare, and whether their answers are the same.
 
 A model that transformers' batching does not know need not fail there. Its attention may just read
-something else than it should, and the answer be wrong. So a batch is asked two tokens that plain
+something else than it should, and the answer be wrong. So a batch is asked some tokens that plain
 forward passes were asked before.
 """
 
@@ -33,6 +33,7 @@ _NEEDS_ALL_TOKENS: Final = (
 
 _NEUTRAL: Final = {"guidance_scale": 1.0}
 _PROBE_TOKENS: Final = 8
+_ANSWER_TOKENS: Final = 8
 _NEAR_TIE: Final = 0.1
 """Logits this close, in units of their spread, may change places by rounding."""
 
@@ -63,27 +64,35 @@ def _is_wished(config: Any, name: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """Two questions with their right answers, by plain forward passes.
+    """A question with its right answer, by plain forward passes.
 
     Attributes:
-        prompt: The first question.
-        logits: The logits of its answer, and of the one after that.
+        prompt: The question.
+        logits: The logits of each token of the answer, which goes on with the likeliest one.
     """
 
     prompt: list[int]
-    logits: tuple[Any, Any]
+    logits: tuple[Any, ...]
 
     def check(self, batch: ContinuousBatch) -> bool:
-        """Whether a batch gives the same answers, its second one from what is in its cache."""
-        task = Task(prompt=self.prompt, max_tokens=2, sampling=Sampling(), eos=frozenset())
+        """Whether a batch gives the same answer, all but its first token from what is in its cache.
+
+        Raises:
+            BackendError: The batch fails.
+        """
+        task = Task(prompt=self.prompt, max_tokens=len(self.logits), sampling=Sampling(), eos=frozenset())
         with untraced():
             run = batch.run(task)
             try:
-                first, second = run.feed
+                answer = list(run.feed)
             finally:
                 run.close()
-        likeliest = int(self.logits[0].argmax())
-        return _is_right(self.logits[0], first) and (first != likeliest or _is_right(self.logits[1], second))
+        for logits, token in zip(self.logits, answer, strict=True):
+            if not _is_right(logits, token):
+                return False
+            if token != int(logits.argmax()):
+                return True  # As good as the likeliest; what follows is another answer's.
+        return True
 
 
 def probe(model: Any) -> Probe:
@@ -92,13 +101,12 @@ def probe(model: Any) -> Probe:
 
     size = model.config.get_text_config().vocab_size
     prompt = [number % size for number in range(1, _PROBE_TOKENS + 1)]
-
-    def ask(tokens: list[int]) -> Any:
-        with torch.no_grad(), untraced():
-            return model(torch.tensor([tokens], device=model.device), use_cache=False).logits[0, -1].float()
-
-    first = ask(prompt)
-    return Probe(prompt=prompt, logits=(first, ask([*prompt, int(first.argmax())])))
+    sequence, answer = list(prompt), []
+    with torch.no_grad(), untraced():
+        for _ in range(_ANSWER_TOKENS):
+            answer.append(model(torch.tensor([sequence], device=model.device), use_cache=False).logits[0, -1].float())
+            sequence.append(int(answer[-1].argmax()))
+    return Probe(prompt=prompt, logits=tuple(answer))
 
 
 def _is_right(logits: Any, token: int) -> bool:
