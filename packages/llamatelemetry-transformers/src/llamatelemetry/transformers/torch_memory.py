@@ -57,7 +57,7 @@ def torch_memory(gpus: tuple[str, ...] | None = None) -> TorchMemoryFacts | None
         ValueError,
     ):  # What a build without CUDA answers, or a lost GPU.
         return None
-    if not books:
+    if not any(books):  # Without CUDA each is empty.
         return None
 
     def total(name: str) -> int:
