@@ -11,6 +11,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import contextlib
+import gc
 import shutil
 import sys
 import tempfile
@@ -36,6 +37,15 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 TEXT = "The quick brown fox jumps over the lazy dog. Name the seven days of the week and then the twelve months."
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _what_is_there_is_no_garbage() -> Iterator[None]:
+    """Whenever a batch ends, garbage is collected, which takes a second with all that tests import."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

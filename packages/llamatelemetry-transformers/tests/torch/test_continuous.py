@@ -42,15 +42,6 @@ def layout_of(**sizes: int) -> BatchLayout:
     return BatchLayout(**{"slots": 4, "page_size": 4, "num_blocks": 64, "max_batch_tokens": 64, **sizes})
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _what_is_there_is_no_garbage() -> Iterator[None]:
-    """Whenever a batch ends, garbage is collected, which takes a second with all that tests import."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.fixture
 def batches() -> Iterator[Batches]:
     """Starts batches and ends them."""
