@@ -1,4 +1,9 @@
-"""The way from the application's threads to the recorder's: bounded, counted, and cheap to enter."""
+"""The way from the application's threads to the recorder's: bounded, counted, and cheap to enter.
+
+A record may be handed over in the middle of handing one over: a stream that nobody reads any more ends
+where it is found by the garbage collector, which may begin in any line, of ours too. So nothing here
+holds a lock while it does something else; the queue is of the one kind that may be entered so.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 
 from opentelemetry.trace import Span
 
@@ -14,6 +20,8 @@ from llamatelemetry.forks import after_fork
 from llamatelemetry.inference.record import FinishedRecord
 
 _log = logging.getLogger(__name__)
+
+_Item = tuple[Span, FinishedRecord]
 
 
 class Handover:
@@ -34,76 +42,90 @@ class Handover:
         self._process = process
         self._report_lost = report_lost
         self._limit = limit
-        self._waiting: deque[tuple[Span, FinishedRecord]] = deque()
-        self._changed = threading.Condition(threading.Lock())
-        self._thread: threading.Thread | None = None
-        self._accepted = 0
-        self._done = 0
-        self._lost = 0
-        self._reported = 0
+        self._waiting: SimpleQueue[_Item | threading.Event | None]
+        self._lost: deque[None]
+        self._reported: int
+        self._unstarted: list[str]
+        self._thread: threading.Thread | None
         self._stopped = False
-        after_fork(self._after_fork)
+        self._begin_anew()
+        after_fork(self._begin_anew)
 
     def put(self, span: Span, record: FinishedRecord) -> None:
         """Takes a record; never blocks on the recorder and never raises."""
-        with self._changed:
-            if self._stopped:
-                self._lost += 1
-                return
-            if len(self._waiting) >= self._limit:
-                self._waiting.popleft()
-                self._done += 1
-                self._lost += 1
-            self._waiting.append((span, record))
-            self._accepted += 1
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="llamatelemetry-recorder", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+        if self._stopped:
+            self._lose((span, record))
+            return
+        if self._waiting.qsize() >= self._limit:
+            self._drop()
+        self._waiting.put((span, record))
+        self._start()
 
     def flush(self, timeout_s: float) -> bool:
         """Waits until what was put so far is processed; False if time ran out."""
-        with self._changed:
-            target = self._accepted
-            return self._changed.wait_for(lambda: self._done >= target, timeout_s)
+        if self._stopped or self._unstarted:
+            return True
+        reached = threading.Event()
+        self._waiting.put(reached)
+        return reached.wait(timeout_s)
 
     def stop(self, timeout_s: float) -> int:
         """Processes what waits, within ``timeout_s``, and ends; returns how many records were lost."""
         deadline = time.monotonic() + timeout_s
         self.flush(timeout_s)
-        with self._changed:
-            self._stopped = True
-            self._lost += len(self._waiting)
-            self._waiting.clear()
-            self._changed.notify_all()
+        self._stopped = True
+        while self._drop():
+            pass
+        self._waiting.put(None)
         if self._thread is not None:
             self._thread.join(max(0.0, deadline - time.monotonic()))
-        return self._lost
+        return len(self._lost)
+
+    def _start(self) -> None:
+        try:
+            # Taken by one alone, whoever else is here: to look whether there is a thread would not do.
+            name = self._unstarted.pop()
+        except IndexError:
+            return
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def _drop(self) -> bool:
+        """Gives up the oldest that waits; False if nothing does."""
+        try:
+            item = self._waiting.get_nowait()
+        except Empty:
+            return False
+        if item is not None:
+            self._lose(item)
+        return True
+
+    def _lose(self, item: _Item | threading.Event) -> None:
+        if isinstance(item, threading.Event):
+            item.set()
+        else:
+            self._lost.append(None)
 
     def _run(self) -> None:
-        while (item := self._next()) is not None:
+        while (item := self._waiting.get()) is not None:
+            if isinstance(item, threading.Event):
+                item.set()
+                continue
             try:
                 self._process(*item)
                 self._tell_lost()
             except Exception:  # noqa: BLE001 - one record that cannot be told must not silence those after it
                 _log.exception("could not record request %s", item[1].opening.request.request_id)
-            with self._changed:
-                self._done += 1
-                self._changed.notify_all()
-
-    def _next(self) -> tuple[Span, FinishedRecord] | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._stopped)
-            return self._waiting.popleft() if self._waiting else None
 
     def _tell_lost(self) -> None:
-        if (lost := self._lost) > self._reported:
+        if (lost := len(self._lost)) > self._reported:
             self._report_lost(lost - self._reported)
             self._reported = lost
 
-    def _after_fork(self) -> None:
-        # The parent's thread records what was waiting; the child begins with nothing.
-        self._waiting.clear()
-        self._changed = threading.Condition(threading.Lock())
+    def _begin_anew(self) -> None:
+        # After a fork, the parent's thread records what was waiting; the child begins with nothing.
+        self._waiting = SimpleQueue()
+        self._lost = deque()
+        self._reported = 0
+        self._unstarted = ["llamatelemetry-recorder"]
         self._thread = None
-        self._accepted = self._done = self._lost = self._reported = 0
