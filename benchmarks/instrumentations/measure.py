@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import torch
 import transformers
-from instrumentations.calls import CALLS, Call, CountingModel, truth
+from instrumentations.calls import CALLS, Call, CountingModel, counting_loop, truth
 from instrumentations.contenders import CONTENDERS, Contender, Memory, Settle, requests_of
 from transformers import TextGenerationPipeline
 
@@ -83,12 +83,16 @@ class Bench:
         self._contender = contender
         self._memory = Memory()
         self._counting = CountingModel()
-        self._bare = {call.name: call.prepare(self._counting) for call in CALLS}
-        self._plain = {call.name: self._bare[call.name](SEEN_TOKENS) for call in CALLS}
+        self._plain = {call.name: call.prepare(self._counting)(SEEN_TOKENS) for call in CALLS}
+        self._bare = {call.name: self._counted(call) for call in CALLS}
+        assert all(_same(self._bare[name](SEEN_TOKENS), plain) for name, plain in self._plain.items())
         self._patches = Patches()
         self._settle: Settle = contender.switch_on()
         self.places = self._patches.find()
-        self._measured = {call.name: call.prepare(self._counting) for call in CALLS}
+        self._measured = {call.name: self._counted(call) for call in CALLS}
+
+    def _counted(self, call: Call) -> Callable[[int], Any]:
+        return call.prepare(self._counting, custom_generate=counting_loop)
 
     def seen(self, call: Call) -> dict[str, Any]:
         """What it says of one call that takes its time, and what is true of it."""

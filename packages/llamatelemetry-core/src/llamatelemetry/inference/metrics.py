@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from operator import sub
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def tokens_per_second(record: FinishedRecord) -> float | None:
     tokens = output_tokens(record)
     if tokens is None or tokens < 2 or len(record.token_ns) < 2:
         return None
-    elapsed = sum(_gaps_ns(record))
+    # Where nothing was held back, the gaps need not be looked at to be added up.
+    elapsed = sum(_gaps_ns(record)) if record.held_back_ns else record.token_ns[-1] - record.token_ns[0]
     return (tokens - 1) / (elapsed * _NS) if elapsed > 0 else None
 
 
@@ -113,7 +114,7 @@ def percentile(ordered: Sequence[float], share: float) -> float | None:
 
 
 def _gaps_ns(record: FinishedRecord) -> list[int]:
-    gaps = [later - earlier for earlier, later in pairwise(record.token_ns)]
+    gaps = list(map(sub, record.token_ns[1:], record.token_ns))
     for index, held_ns in record.held_back_ns.items():
         if index < len(gaps):
             gaps[index] = max(0, gaps[index] - held_ns)

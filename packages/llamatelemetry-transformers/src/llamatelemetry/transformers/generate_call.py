@@ -95,7 +95,7 @@ class GenerateCall:
             return None
         mask = self.argument("attention_mask")
         if _has_width(mask) and len(mask.shape) == 2 and mask.shape[0] == self.prompts:
-            return _list((mask != 0).sum(-1))
+            return _list(mask.count_nonzero(-1))
         if self._ids is None:
             return [int(self._embeddings.shape[1])] * self.prompts
         fill = self.setting("pad_token_id")

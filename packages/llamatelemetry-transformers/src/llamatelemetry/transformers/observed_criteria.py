@@ -9,10 +9,12 @@ Imports transformers; imported when that is.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from llamatelemetry.transformers.steps import Steps
 from transformers.generation.stopping_criteria import StoppingCriteriaList
+
+_ask: Final = StoppingCriteriaList.__call__
 
 
 class ObservedCriteria(StoppingCriteriaList):  # type: ignore[misc]
@@ -21,15 +23,15 @@ class ObservedCriteria(StoppingCriteriaList):  # type: ignore[misc]
     def __init__(self, criteria: Any, steps: Steps) -> None:
         super().__init__(criteria)
         self._steps = steps
+        self._note = steps.note
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
         """Asks the criteria, as ever."""
-        steps = self._steps
         try:
-            steps.note(input_ids)  # First: the tokens are there, and the criteria may take their time.
+            self._note(input_ids)  # First: the tokens are there, and the criteria may take their time.
         except Exception:  # noqa: BLE001 - whatever a new version hands over, it is no reason to stop generating
-            return super().__call__(input_ids, scores, **kwargs)
-        done = super().__call__(input_ids, scores, **kwargs)
-        if input_ids.shape[0] > 1:
-            steps.done.append(done)
+            return _ask(self, input_ids, scores, **kwargs)
+        done = _ask(self, input_ids, scores, **kwargs)
+        if self._steps.several:
+            self._steps.done.append(done)
         return done
