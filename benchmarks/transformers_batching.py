@@ -29,23 +29,27 @@ REPEATS = 0.995
 """Share of tokens that must be the same: a sum in another order may turn a tie of two logits round."""
 
 
-def prompts(count: int) -> list[str]:
-    """Questions of different lengths that begin alike, as chats with one system prompt do."""
-    topics = ("a river", "the sea in winter", "bread", "an old clock that nobody winds", "snow", "the number seven")
+Messages = list[dict[str, str]]
+
+
+def questions_of(count: int) -> list[Messages]:
+    """Questions of different lengths; the template puts the same system prompt before each."""
+    topics = ("a river", "the sea in winter", "bread", "an old clock that nobody winds", "snow", "a letter")
     return [
-        f"You are brief and friendly. Write a short story about {topics[number % len(topics)]} and call it {number}."
+        [{"role": "user", "content": f"Write a story about {topics[number % len(topics)]}, and call it {number}."}]
         for number in range(count)
     ]
 
 
-def one_by_one(model: Any, tokenizer: Any, questions: list[str], tokens: int) -> tuple[list[list[int]], float]:
+def one_by_one(model: Any, tokenizer: Any, questions: list[Messages], tokens: int) -> tuple[list[list[int]], float]:
     """The tokens of each answer by ``generate``, and the seconds it took."""
     import torch
 
     answers = []
     start = time.monotonic()
     for question in questions:
-        prompt = torch.tensor([tokenizer(question)["input_ids"]])
+        text = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
+        prompt = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
         whole = model.generate(
             prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=tokens, do_sample=False, num_beams=1
         )
@@ -53,14 +57,18 @@ def one_by_one(model: Any, tokenizer: Any, questions: list[str], tokens: int) ->
     return answers, time.monotonic() - start
 
 
-def batched(engine: InferenceEngine, questions: list[str], tokens: int) -> tuple[list[InferenceResult], float, int]:
+def batched(
+    engine: InferenceEngine, questions: list[Messages], tokens: int
+) -> tuple[list[InferenceResult], float, int]:
     """What the engine makes of all of them at once, the seconds, and the most pages that were in use."""
     greedy = SamplingParams(temperature=0)
     most = 0
     start = time.monotonic()
     with ThreadPoolExecutor(len(questions)) as pool:
         futures = [
-            pool.submit(engine.generate, InferenceRequest(prompt=each, max_tokens=tokens, sampling=greedy, logprobs=0))
+            pool.submit(
+                engine.generate, InferenceRequest(messages=each, max_tokens=tokens, sampling=greedy, logprobs=0)
+            )
             for each in questions
         ]
         while not all(future.done() for future in futures):
@@ -69,10 +77,12 @@ def batched(engine: InferenceEngine, questions: list[str], tokens: int) -> tuple
     return [future.result() for future in futures], time.monotonic() - start, most
 
 
-def cancelled(engine: InferenceEngine, backend: TransformersBackend, questions: list[str]) -> tuple[int, float]:
+def cancelled(engine: InferenceEngine, backend: TransformersBackend, questions: list[Messages]) -> tuple[int, float]:
     """Pages that answers held in the middle, and the seconds until all were free once they were left."""
     greedy = SamplingParams(temperature=0)
-    streams = [engine.stream(InferenceRequest(prompt=each, max_tokens=150, sampling=greedy)) for each in questions[:4]]
+    streams = [
+        engine.stream(InferenceRequest(messages=each, max_tokens=150, sampling=greedy)) for each in questions[:4]
+    ]
     for stream in streams:
         next(stream)
     held = _used(backend)
@@ -93,7 +103,7 @@ def _used(backend: TransformersBackend) -> int:
 
 def measure(model: Any, tokenizer: Any, count: int, tokens: int) -> list[Row]:
     """Every figure; raises where the two ways disagree or pages do not add up."""
-    questions = prompts(count)
+    questions = questions_of(count)
     backend = TransformersBackend(
         model, tokenizer, slots=count, context_length=CONTEXT, page_size=PAGE_SIZE, kv_tokens=count * CONTEXT
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llamatelemetry import InferenceEngine
+from llamatelemetry.errors import StreamInterruptedError
 from llamatelemetry.testing.engine_contract import EngineContract
 from llamatelemetry.transformers import TransformersBackend
 
@@ -30,6 +31,26 @@ class TestBatched(EngineContract):
             stored = (result.input_tokens or 0) + (result.output_tokens or 0) - 1
             assert span["llamatelemetry.kv.pages"] == -(-stored // 16)
             assert span["gen_ai.provider.name"] == "transformers"
+
+    def test_a_batch_that_dies_is_started_anew_and_what_had_no_token_is_asked_again(self) -> None:
+        """Those that streamed fail with what they had; one that had nothing yet is answered by the new batch."""
+        with self.running() as (engine, telling):
+            model = self.tiny[0]
+            stream = engine.stream(self.endless("Once"))
+            next(stream)
+
+            def fail(*_args, **_kwargs):
+                del model.forward
+                raise RuntimeError("the device is gone")
+
+            # Stands for a device that fails in the middle of a step, once.
+            model.forward = fail
+            with pytest.raises(StreamInterruptedError, match="the device is gone"):
+                list(stream)
+            assert engine.generate(self.ask(1, max_tokens=3)).output_tokens == 3
+            spans = telling.requests()
+        assert spans["request-1"].attributes["gen_ai.usage.output_tokens"] == 3
+        assert len([span for span in spans.values() if span.failed]) == 1
 
 
 class TestOneByOne(EngineContract):
