@@ -7,6 +7,7 @@ calls. A mean has no outlier left to leave out, and of its errors the smallest i
 from __future__ import annotations
 
 import functools
+import itertools
 import statistics
 import time
 
@@ -58,7 +59,7 @@ def check(timed, traced):
             begun = time.monotonic_ns()
             ask()
             first, *_, last = moments = timed.moments[: len(SLEEPS_S)]
-            gaps = [after - before for before, after in zip(moments, moments[1:], strict=False)]
+            gaps = [after - before for before, after in itertools.pairwise(moments)]
             span = traced.inference()
             told = {name.removeprefix("llamatelemetry."): value for name, value in span.attributes.items()}
             assert span.attributes["gen_ai.usage.output_tokens"] == len(SLEEPS_S)
