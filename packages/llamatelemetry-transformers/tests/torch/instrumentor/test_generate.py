@@ -38,6 +38,7 @@ def mask_of(ids):
     return (ids != 0).long()
 
 
+@pytest.mark.timeout(600)  # It is loaded first.
 def test_the_real_model_answers_the_same_and_its_span_says_everything(smollm, traced, untraced):
     model, tokenizer = smollm
     messages = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]

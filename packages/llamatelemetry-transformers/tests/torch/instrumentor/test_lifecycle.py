@@ -101,7 +101,7 @@ def test_a_thousand_times_leave_nothing(plain, traced, make_tiny):
         ended, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert ended - begun < 80 * 256, "bytes a time"
+    assert ended - begun < 80 * 1024, "a kilobyte each time"
     assert sys.meta_path == finders
     assert changed(plain) == set()
     traced.instrument()
