@@ -53,7 +53,8 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.llama.metrics",
         "llamatelemetry.llama.model_files",
     ),
-    "Hugging Face checkpoints": (
+    "Hugging Face models": (
+        "llamatelemetry.transformers.backend",
         "llamatelemetry.transformers.shape",
         "llamatelemetry.transformers.checkpoint",
         "llamatelemetry.transformers.safetensors_header",
@@ -107,7 +108,10 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.semconv.engine_metrics",
         "llamatelemetry.semconv.gpu",
         "llamatelemetry.semconv.hw",
+        "llamatelemetry.semconv.torch_memory",
         "llamatelemetry.testing.contracts",
+        "llamatelemetry.testing.engine_contract",
+        "llamatelemetry.testing.telling",
         "llamatelemetry.testing.nvml_stub",
         "llamatelemetry.testing.nvml_stub_devices",
         "llamatelemetry.testing.nvml_stub_scenarios",

@@ -6,7 +6,7 @@ from llamatelemetry.backends.echo import EchoBackend, EchoScript
 from llamatelemetry.backends.protocol import Backend, CancelToken, Placement, StreamEnd, TokenDelta
 from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.clock import ManualClock
-from llamatelemetry.errors import BackendResponseError, InvalidValueError
+from llamatelemetry.errors import BackendResponseError, InvalidValueError, NotSupportedError
 from llamatelemetry.testing.contracts import BackendContract
 
 
@@ -68,3 +68,8 @@ def test_a_cancel_cuts_a_long_delay_short() -> None:
 def test_no_slots_is_refused() -> None:
     with pytest.raises(InvalidValueError, match="slots=0"):
         EchoBackend(slots=0)
+
+
+def test_logprobs_are_refused_because_there_is_no_model() -> None:
+    with pytest.raises(NotSupportedError, match="logprobs"):
+        list(EchoBackend().stream(InferenceRequest(prompt="a", logprobs=1), Placement()))

@@ -45,6 +45,8 @@ def test_requests_cannot_be_changed() -> None:
         ("max_tokens", {"prompt": "a", "max_tokens": True}),
         ("max_tokens", {"prompt": "a", "max_tokens": 1.5}),
         ("deadline_s", {"prompt": "a", "deadline_s": -1}),
+        ("logprobs", {"prompt": "a", "logprobs": -1}),
+        ("logprobs", {"prompt": "a", "logprobs": True}),
         ("stop", {"prompt": "a", "stop": [1]}),
     ],
 )

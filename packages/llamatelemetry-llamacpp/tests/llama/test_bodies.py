@@ -5,7 +5,7 @@ import json
 import pytest
 
 from llamatelemetry.backends.request import InferenceRequest, SamplingParams
-from llamatelemetry.errors import InvalidRequestError
+from llamatelemetry.errors import InvalidRequestError, NotSupportedError
 from llamatelemetry.llama.bodies import chat_body, completion_body
 
 MESSAGES = ({"role": "user", "content": "Hi"},)
@@ -80,3 +80,9 @@ def test_what_is_for_us_alone_is_not_sent():
         messages=MESSAGES, tenant="t", priority=3, deadline_s=1.0, conversation_id="c", metadata={"k": "v"}
     )
     assert set(chat_body(request)) == {"messages"}
+
+
+@pytest.mark.parametrize(("body", "of"), [(chat_body, {"messages": MESSAGES}), (completion_body, {"prompt": "Once"})])
+def test_logprobs_are_refused_and_not_passed_over(body, of):
+    with pytest.raises(NotSupportedError, match="logprobs"):
+        body(InferenceRequest(**of, logprobs=2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import llamatelemetry
 from llamatelemetry import InferenceEngine
 from llamatelemetry.errors import StreamInterruptedError
 from llamatelemetry.testing.engine_contract import EngineContract
@@ -51,6 +52,13 @@ class TestBatched(EngineContract):
             spans = telling.requests()
         assert spans["request-1"].attributes["gen_ai.usage.output_tokens"] == 3
         assert len([span for span in spans.values() if span.failed]) == 1
+
+
+def test_a_model_that_is_loaded_becomes_an_engine_in_one_call(tiny):
+    with llamatelemetry.instrument_transformers(*tiny) as engine:
+        assert (engine.info.provider, engine.info.slots) == ("transformers", 16)
+        assert engine.generate(llamatelemetry.InferenceRequest(prompt="Once", max_tokens=3)).output_tokens == 3
+        assert engine.stats().kv_pages_limit == engine.info.kv_tokens // engine.info.kv_page_size
 
 
 class TestOneByOne(EngineContract):

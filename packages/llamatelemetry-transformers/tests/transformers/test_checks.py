@@ -56,10 +56,15 @@ def test_what_is_there_is_told_without_importing_it(installed):
     assert found()["transformers"].detail == "transformers 5.23.0"
 
 
-def test_a_torch_without_cuda_is_fine_where_there_is_no_gpu(installed):
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_a_torch_without_cuda_is_fine_where_there_is_no_gpu(installed, monkeypatch, has_gpu):
+    # Whether there is one is the machine's affair.
+    monkeypatch.setattr(checks, "_has_gpu", lambda: has_gpu)
     installed("2.13.0+cpu", None, "5.23.0")
-    assert found()["torch"].detail == "torch 2.13.0+cpu, built without CUDA"
-    assert found()["torch"].state is CheckState.OK
+    check = found()["torch"]
+    assert check.detail.startswith("torch 2.13.0+cpu, built without CUDA")
+    assert check.state is (CheckState.WARNING if has_gpu else CheckState.OK)
+    assert bool(check.fix) is has_gpu
 
 
 def test_what_is_too_old_is_an_error_with_the_command_that_helps(installed):
