@@ -4,8 +4,8 @@ Three environments carry the checks. The editable one is uv's own ``.venv``. The
 ``.nox/installed``, holds all distributions as wheels, because pyright, import-linter and Sphinx
 have to see the one namespace that users see. Neither has torch in it; the third, ``.nox/torch``, has,
 and pip makes it. Benchmarks that need torch have one like it, with what they compare: its packages
-instrument whatever they find, and no test should meet them. Sessions call uv themselves, so that a nox
-installed anywhere runs them too.
+instrument whatever they find, and no test should meet them. ``.nox/llama-cpp-python`` has what its name
+says. Sessions call uv themselves, so that a nox installed anywhere runs them too.
 """
 
 from __future__ import annotations
