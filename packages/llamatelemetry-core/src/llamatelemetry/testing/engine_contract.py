@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -128,7 +129,7 @@ class EngineContract:
                     results[number] = stream.result()
                     assert text == results[number].text
 
-            self._together([lambda number=number: call(number) for number in questions])
+            self._together([partial(call, number) for number in questions])
             spans = telling.spans()
         _check_own(questions, results, parents, spans)
 

@@ -10,33 +10,25 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from llamatelemetry.backends.protocol import KVState, ModelInfo, Placement, StreamEnd, TokenDelta
 from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.errors import (
     BackendError,
     BackendStartError,
-    ContextOverflowError,
-    InvalidRequestError,
     InvalidValueError,
     LlamatelemetryError,
-    NotSupportedError,
 )
 from llamatelemetry.transformers.answer import read_answer
 from llamatelemetry.transformers.continuous import ContinuousBatch
 from llamatelemetry.transformers.described_model import describe
 from llamatelemetry.transformers.layout import Sizes, sizes_of
 from llamatelemetry.transformers.loading import load_model, load_tokenizer
-from llamatelemetry.transformers.logprobs import Logprobs
 from llamatelemetry.transformers.prompts import Prompts
 from llamatelemetry.transformers.running import Runner, start_runner
-from llamatelemetry.transformers.runs import Task
 from llamatelemetry.transformers.runtime import load_transformers
-from llamatelemetry.transformers.sampling import sampling_of
-
-_UNBOUNDED_TOKENS: Final = 512
-"""Tokens of an answer that neither the request nor the model's length bounds."""
+from llamatelemetry.transformers.tasks import task_of
 
 
 class _Opened(NamedTuple):
@@ -46,7 +38,6 @@ class _Opened(NamedTuple):
     tokenizer: Any
     prompts: Prompts
     sizes: Sizes
-    vocabulary: int
     info: ModelInfo
 
 
@@ -186,8 +177,7 @@ class TransformersBackend:
             BackendError: The typed reason.
         """
         opened, runner = self._live(), self._runner
-        _refuse(request)
-        task = _task_of(request, opened)
+        task = task_of(request, opened.prompts, opened.model, opened.info)
         if runner is None or placement.cancel.cancelled:
             return
         run = runner.run(task)
@@ -237,7 +227,6 @@ class TransformersBackend:
             tokenizer=tokenizer,
             prompts=Prompts(tokenizer, described.model),
             sizes=sizes,
-            vocabulary=model.get_input_embeddings().num_embeddings,
             info=_info_of(described, sizes, self._runner),
         )
 
@@ -284,48 +273,4 @@ def _info_of(described: ModelInfo, sizes: Sizes, runner: Runner) -> ModelInfo:
         kv_page_size=watch.page_size,
         kv_pages_shared=watch.shares_pages,
         kv_bytes_per_token=watch.bytes_per_token,
-    )
-
-
-def _refuse(request: InferenceRequest) -> None:
-    """Raises for what this backend cannot do, whatever the model."""
-    if request.input is not None:
-        raise NotSupportedError(
-            "the transformers backend makes no embeddings: ask llama.cpp's, opened with embeddings=True"
-        )
-    form = request.response_format
-    for name, is_asked in (
-        ("grammar", request.grammar is not None),
-        ("response_format", form is not None and form.get("type") != "text"),
-    ):
-        if is_asked:
-            raise NotSupportedError(
-                f"the transformers backend cannot hold an answer to {name}=: ask in words, or ask llama.cpp's"
-            )
-    if request.tools and request.messages is None:
-        raise NotSupportedError("tools= are for messages, whose chat template describes them: a prompt has none")
-
-
-def _task_of(request: InferenceRequest, opened: _Opened) -> Task:
-    prompt = opened.prompts.encode(request)
-    if not prompt:
-        raise InvalidRequestError("prompt", request.prompt, "give at least a word: this tokenizer begins with nothing")
-    if max(prompt) >= opened.vocabulary:
-        raise BackendError(
-            f"the tokenizer made token {max(prompt)}, and {opened.info.model} has {opened.vocabulary}: "
-            "open the backend with the tokenizer that belongs to the model"
-        )
-    context, taken = opened.info.context_length, len(prompt)
-    if context is not None and taken >= context:
-        raise ContextOverflowError(taken, context)
-    config = opened.model.generation_config
-    # With an encoder, prompt and answer have a length of their own each.
-    room = _UNBOUNDED_TOKENS if context is None else context - (0 if opened.model.config.is_encoder_decoder else taken)
-    eos = config.eos_token_id
-    return Task(
-        prompt=prompt,
-        max_tokens=min(request.max_tokens or room, room) if context is not None else request.max_tokens or room,
-        sampling=sampling_of(request, config),
-        eos=frozenset([eos] if isinstance(eos, int) else eos or ()),
-        logprobs=None if request.logprobs is None else Logprobs(request.logprobs),
     )
