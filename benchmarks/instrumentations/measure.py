@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import torch
 import transformers
-from instrumentations.calls import CALLS, Call, CountingModel, counting_loop, truth
+from instrumentations.calls import CALLS, Call, CountingModel, truth
 from instrumentations.contenders import CONTENDERS, Contender, Memory, Settle, requests_of
 from transformers import TextGenerationPipeline
 
@@ -28,8 +28,10 @@ TOKENS = 64
 """Of a call whose cost is measured."""
 FEW, MANY = 16, 272
 """Of two calls whose difference is what tokens cost."""
-BLOCK = 4
+BLOCK = 8
 """Calls between two swaps."""
+WARM = 12
+"""Calls after a swap, which empties the interpreter's caches, before any is measured."""
 SEEN_TOKENS = 16
 FIRST_S, STEP_S = 0.03, 0.002
 
@@ -82,8 +84,8 @@ class Bench:
     def __init__(self, contender: Contender) -> None:
         self._contender = contender
         self._memory = Memory()
-        self._counting = CountingModel()
-        self._plain = {call.name: call.prepare(self._counting)(SEEN_TOKENS) for call in CALLS}
+        self._plain = {call.name: call.prepare(CountingModel())(SEEN_TOKENS) for call in CALLS}
+        self._quick = CountingModel(quick=True)
         self._bare = {call.name: self._counted(call) for call in CALLS}
         assert all(_same(self._bare[name](SEEN_TOKENS), plain) for name, plain in self._plain.items())
         self._patches = Patches()
@@ -92,7 +94,7 @@ class Bench:
         self._measured = {call.name: self._counted(call) for call in CALLS}
 
     def _counted(self, call: Call) -> Callable[[int], Any]:
-        return call.prepare(self._counting, custom_generate=counting_loop)
+        return call.prepare(self._quick)
 
     def seen(self, call: Call) -> dict[str, Any]:
         """What it says of one call that takes its time, and what is true of it."""
@@ -132,13 +134,15 @@ class Bench:
         return found  # type: ignore[return-value]
 
     def _spent(self, ask: Callable[[int], Any], tokens: int) -> tuple[float, float]:
-        ask(tokens)  # A swap empties the interpreter's caches.
-        self._settle()
-        everywhere, here = time.process_time(), time.thread_time()
-        for _ in range(BLOCK):
+        for _ in range(WARM):
             ask(tokens)
-        here = time.thread_time() - here
         self._settle()
+        here, everywhere = 0.0, time.process_time()
+        for _ in range(BLOCK):
+            start = time.thread_time()
+            ask(tokens)
+            here += time.thread_time() - start
+            self._settle()  # As if the next call came later: two threads at once cost more than one after the other.
         everywhere = time.process_time() - everywhere
         self._memory.clear()
         return everywhere, here

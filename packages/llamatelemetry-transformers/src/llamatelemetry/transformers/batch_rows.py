@@ -149,7 +149,7 @@ def _reason(config: Any, moments: Sequence[int], length: int, begun_ns: int) -> 
 def _last_steps(steps: Steps, made: int, sequences: int) -> list[int]:
     """By sequence, the step that completed it."""
     last = made - 1
-    if sequences == 1 or len(steps.done) <= last:
+    if sequences == 1 or steps.done is None or len(steps.done) <= last:
         return [last] * sequences
     import torch
 
@@ -178,7 +178,7 @@ def _endings(steps: Steps, lengths: Sequence[int], requests: int) -> list[list[i
     """By request, the lengths at which one of its beams was complete, the last one included."""
     import torch
 
-    if len(steps.done) != len(lengths) or steps.done[0].shape[0] % requests:
+    if steps.done is None or len(steps.done) != len(lengths) or steps.done[0].shape[0] % requests:
         return None
     any_done = torch.stack(steps.done).reshape(len(lengths), requests, -1).any(-1)
     any_done[-1] = True

@@ -65,7 +65,9 @@ class Generation:
             self._depth = depth
         if depth != self._depth:
             return None
-        steps = Steps(config, previewed=previews and self._call.is_assisted)
+        assisted = self._call.is_assisted
+        one_by_one = not assisted and self._call.argument("custom_generate") is None
+        steps = Steps(config, one_by_one=one_by_one, previewed=previews and assisted)
         self._loops.append(steps)
         return steps
 

@@ -23,15 +23,19 @@ class ObservedCriteria(StoppingCriteriaList):  # type: ignore[misc]
     def __init__(self, criteria: Any, steps: Steps) -> None:
         super().__init__(criteria)
         self._steps = steps
-        self._note = steps.note
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-        """Asks the criteria, as ever."""
+        """Asks the criteria, as ever. What stands around that is what a token costs, so it is no more."""
+        steps = self._steps
         try:
-            self._note(input_ids)  # First: the tokens are there, and the criteria may take their time.
+            # First: the tokens are there, and the criteria may take their time.
+            (steps.mark or steps.begin(input_ids))()
+            steps.latest = input_ids
+            if steps.sizes is not None:
+                steps.sizes.append(input_ids.shape[1])
         except Exception:  # noqa: BLE001 - whatever a new version hands over, it is no reason to stop generating
             return _ask(self, input_ids, scores, **kwargs)
         done = _ask(self, input_ids, scores, **kwargs)
-        if self._steps.several:
-            self._steps.done.append(done)
+        if steps.done is not None:
+            steps.done.append(done)
         return done

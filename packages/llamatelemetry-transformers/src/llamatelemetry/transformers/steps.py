@@ -13,42 +13,41 @@ class Steps:
 
     Args:
         config: The generation configuration in force, as ``generate`` prepared it.
+        one_by_one: Whether every step brings one token, so that their number follows from that of the steps.
         previewed: Whether the criteria are asked about the candidates too, before each step.
 
     Attributes:
         config: As given.
-        done: After each step, which sequences are complete; kept where there are several.
-        latest: The sequences after the latest step.
-        several: Whether there are several sequences; known from the first step on.
+        mark: Notes that the criteria are asked; None before :meth:`begin`.
+        latest: The sequences that they were asked about last.
+        sizes: How long those were, each time; None where steps bring one token each.
+        done: After each step, which sequences are complete; None where there is one.
     """
 
-    __slots__ = ("_clock", "_lengths", "_mark", "_previewed", "config", "done", "latest", "several")
+    __slots__ = ("_clock", "_first", "_previewed", "config", "done", "latest", "mark", "sizes")
 
-    def __init__(self, config: Any, *, previewed: bool = False) -> None:
+    def __init__(self, config: Any, *, one_by_one: bool = True, previewed: bool = False) -> None:
         self.config = config
-        self._previewed = previewed
-        self._lengths: list[int] = []
-        self.done: list[Any] = []
+        self.mark: Callable[[], None] | None = None
         self.latest: Any = None
-        self.several = False
+        self.sizes: list[int] | None = None if one_by_one else []
+        self.done: list[Any] | None = None
+        self._previewed = previewed
         self._clock: StepClock | None = None
-        self._mark: Callable[[], None] | None = None
+        self._first = 0
 
     @property
     def any_made(self) -> bool:
         """Whether there was a step at all."""
-        return len(self._lengths) > self._previewed
+        return self.latest is not None and (not self._previewed or len(self.sizes or ()) > 1)
 
-    def note(self, sequences: Any) -> None:
-        """Notes that the criteria are asked about sequences. This is what a token costs, so it does no more."""
-        (self._mark or self._begin(sequences))()
-        self._lengths.append(sequences.shape[1])
-        self.latest = sequences
-
-    def _begin(self, sequences: Any) -> Callable[[], None]:
-        self.several = sequences.shape[0] > 1
+    def begin(self, sequences: Any) -> Callable[[], None]:
+        """Takes in the first sequences that the criteria are asked about; returns :attr:`mark`."""
+        self._first = sequences.shape[1]
+        if sequences.shape[0] > 1:
+            self.done = []
         self._clock = clock = step_clock(sequences.device)
-        self._mark = clock.mark
+        self.mark = clock.mark
         return clock.mark
 
     def read(self) -> tuple[list[int], list[int]]:
@@ -57,6 +56,12 @@ class Steps:
         Moments are in monotonic nanoseconds; it waits for the device.
         """
         moments = [] if self._clock is None else self._clock.read()
+        if self.sizes is None:
+            lengths = list(range(self._first, self._first + len(moments)))
+            if lengths:
+                # A model's own loop may bring several tokens in a step all the same; then the last one has them.
+                lengths[-1] = self.latest.shape[1]
+            return lengths, moments
         if self._previewed:
-            return self._lengths[1::2], moments[1::2]
-        return self._lengths, moments
+            return self.sizes[1::2], moments[1::2]
+        return self.sizes, moments

