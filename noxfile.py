@@ -24,13 +24,18 @@ ROOT = Path(__file__).parent
 WORK = ROOT / ".nox"
 INSTALLED = WORK / "installed"
 CORE = "llamatelemetry-core"
-PLUGINS = {"llamatelemetry-llamacpp": "llamacpp", "llamatelemetry-transformers": "transformers"}
+PLUGINS = {
+    "llamatelemetry-llamacpp": "llamacpp",
+    "llamatelemetry-quantization": "quantization",
+    "llamatelemetry-transformers": "transformers",
+}
 """Distributions to the plugins that they bring."""
 DISTRIBUTIONS = (CORE, *PLUGINS)
 EDITABLE = {name: f"-e{ROOT / 'packages' / name}" for name in DISTRIBUTIONS}
 ROOMS = {
     CORE: "llamatelemetry",
     "llamatelemetry-llamacpp": "llamatelemetry/llama",
+    "llamatelemetry-quantization": "llamatelemetry/quantization",
     "llamatelemetry-transformers": "llamatelemetry/transformers",
 }
 
@@ -46,12 +51,14 @@ VIOLATIONS = (
     ("floors", "backends/protocol.py", "import llamatelemetry.llama.sse"),
     ("plugins-apart", "llama/gguf.py", "import llamatelemetry.transformers.shape"),
     ("plugins-apart", "transformers/shape.py", "import llamatelemetry.llama.gguf"),
+    ("plugins-apart", "quantization/ggml.py", "import llamatelemetry.llama.gguf"),
     ("one-room-for-the-sdk", "inference/record.py", "import opentelemetry.sdk.trace"),
     ("one-room-for-pluggy", "config.py", "import pluggy"),
     ("no-model-runtime", "backends/protocol.py", "import torch"),
     ("no-model-runtime", "llama/embedded.py", "import xllamacpp"),
     ("no-model-runtime", "llama/gguf.py", "import transformers"),
     ("no-model-runtime", "transformers/shape.py", "import xllamacpp"),
+    ("no-model-runtime", "quantization/ggml.py", "import xllamacpp"),
 )
 
 

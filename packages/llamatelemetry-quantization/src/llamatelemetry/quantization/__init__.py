@@ -1,0 +1,32 @@
+"""GGUF files for llamatelemetry: quantized with ggml's own kernels.
+
+Importing this package imports nothing else: every public name is loaded on first use.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llamatelemetry.quantization.file_types import FILE_TYPES as FILE_TYPES
+    from llamatelemetry.quantization.file_types import FileType as FileType
+    from llamatelemetry.quantization.imatrix import Importance as Importance
+    from llamatelemetry.quantization.imatrix import read_importance as read_importance
+else:
+    _HOMES = {
+        "FILE_TYPES": "file_types",
+        "FileType": "file_types",
+        "Importance": "imatrix",
+        "read_importance": "imatrix",
+    }
+
+    def __getattr__(name: str) -> object:
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
+
+        value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_HOMES})
