@@ -10,11 +10,17 @@ if TYPE_CHECKING:
     from llamatelemetry.quantization.file_types import FileType as FileType
     from llamatelemetry.quantization.imatrix import Importance as Importance
     from llamatelemetry.quantization.imatrix import read_importance as read_importance
+    from llamatelemetry.quantization.quantizing import QuantizedModel as QuantizedModel
+    from llamatelemetry.quantization.quantizing import QuantizeProgress as QuantizeProgress
+    from llamatelemetry.quantization.quantizing import quantize as quantize
 else:
     _HOMES = {
         "FILE_TYPES": "file_types",
         "FileType": "file_types",
         "Importance": "imatrix",
+        "QuantizeProgress": "quantizing",
+        "QuantizedModel": "quantizing",
+        "quantize": "quantizing",
         "read_importance": "imatrix",
     }
 

@@ -27,7 +27,10 @@ _RUNS: Final = (
     (34, "TQ1_0 TQ2_0"),
     (39, "MXFP4 NVFP4 Q1_0 Q2_0"),
 )
-"""``enum ggml_type`` in ggml.h: runs of numbers, and the names they have. The library cannot be asked for it: past its last type it reads what is not there."""
+"""``enum ggml_type`` in ggml.h: runs of numbers, and the names they have.
+
+The library cannot be asked for it: past its last type it reads what is not there.
+"""
 
 _NUMBERS: Final = {name: number for first, names in _RUNS for number, name in enumerate(names.split(), first)}
 

@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from llamatelemetry.errors import ModelFileError
 from llamatelemetry.quantization.ggml import load_ggml
-from llamatelemetry.quantization.gguf_layout import Layout, Tensor, open_gguf, read_layout
+from llamatelemetry.quantization.gguf_layout import Layout, Tensor
+from llamatelemetry.quantization.gguf_reading import open_gguf, read_layout
 
 __all__ = ["Importance", "read_importance"]
 

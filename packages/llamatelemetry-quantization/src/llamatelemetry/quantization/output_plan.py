@@ -15,9 +15,10 @@ from llamatelemetry.errors import InvalidValueError, ModelFileError
 from llamatelemetry.quantization.file_types import FileType
 from llamatelemetry.quantization.gguf_layout import Layout, padded
 from llamatelemetry.quantization.imatrix import Importance
-from llamatelemetry.quantization.mix import Choice, Model
+from llamatelemetry.quantization.mix import Choice
+from llamatelemetry.quantization.mix_rules import Model
 
-__all__ = ["OutputPlan", "Part", "model_of", "plan_output"]
+__all__ = ["OutputPlan", "Part", "importance_metadata", "model_of", "plan_output"]
 
 _VERSION: Final = 3
 _QUANTIZATION_VERSION: Final = 2
@@ -125,7 +126,7 @@ def plan_output(
     before = len(head) + sum(map(len, kept)) + len(new) + len(described)
     base = padded(before, layout.alignment)
     parts = tuple(_placed(choices, base, layout.alignment))
-    pieces = (head, *_merged(kept), new + described + bytes(base - before))
+    pieces: tuple[bytes | range, ...] = (head, *_merged(kept), new + described + bytes(base - before))
     return OutputPlan(pieces=pieces, parts=parts, size_bytes=base + size)
 
 
