@@ -88,6 +88,21 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.distributed.placement_json",
         "llamatelemetry.distributed.sizes",
     ),
+    "Pipelines": (
+        "llamatelemetry.pipeline.tracer",
+        "llamatelemetry.pipeline.context",
+        "llamatelemetry.pipeline.stage_trace",
+        "llamatelemetry.pipeline.stage_label",
+        "llamatelemetry.pipeline.trainer",
+        "llamatelemetry.pipeline.step_log",
+        "llamatelemetry.pipeline.runner",
+        "llamatelemetry.pipeline.nodes",
+        "llamatelemetry.pipeline.stage",
+        "llamatelemetry.pipeline.wiring",
+        "llamatelemetry.pipeline.outcome",
+        "llamatelemetry.pipeline.progress",
+        "llamatelemetry.pipeline.resources",
+    ),
     "Extending it": (
         "llamatelemetry.plugins",
         "llamatelemetry.plugins.hookspecs",
@@ -122,6 +137,9 @@ SPANS = {
     "phase": "Phase spans",
     "section": "Section spans",
     "server_start": "Server start span",
+    "pipeline": "Pipeline run span",
+    "stage": "Stage spans",
+    "step": "Event of a step",
     "resource": "Resource",
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from llamatelemetry.semconv import engine_metrics, gpu, hw, metrics, profiles, server_metrics, spans
+from llamatelemetry.semconv import engine_metrics, gpu, hw, metrics, pipeline, profiles, server_metrics, spans
 from llamatelemetry.semconv.attributes import Attribute
 from llamatelemetry.semconv.metrics import Instrument
 from llamatelemetry.semconv.profiles import Profile
@@ -25,7 +25,9 @@ class AttributeEntry:
         row: What the table says.
     """
 
-    span: Literal["inference", "attempt_failed", "phase", "section", "server_start", "resource"]
+    span: Literal[
+        "inference", "attempt_failed", "phase", "section", "server_start", "pipeline", "stage", "step", "resource"
+    ]
     profile: Profile | None
     row: Attribute
 
@@ -56,6 +58,9 @@ def catalogue() -> Iterator[AttributeEntry | InstrumentEntry]:
     yield from (AttributeEntry(span="phase", profile=None, row=row) for row in profiles.phase_rows(()))
     yield from (AttributeEntry(span="section", profile=None, row=row) for row in gpu.GPU_SECTION)
     yield from (AttributeEntry(span="server_start", profile=None, row=row) for row in spans.SERVER_START)
+    yield from (AttributeEntry(span="pipeline", profile=None, row=row) for row in pipeline.PIPELINE)
+    yield from (AttributeEntry(span="stage", profile=None, row=row) for row in (*pipeline.STAGE, *gpu.GPU_SECTION))
+    yield from (AttributeEntry(span="step", profile=None, row=row) for row in pipeline.STEP)
     yield from (AttributeEntry(span="resource", profile=None, row=row) for row in gpu.GPU_RESOURCE)
     yield from _instruments()
 
@@ -76,6 +81,7 @@ def _instruments() -> Iterator[InstrumentEntry]:
             yield InstrumentEntry(profile=profile, row=row)
     yield from (InstrumentEntry(profile=None, row=row) for row in engine_metrics.ENGINE)
     yield from (InstrumentEntry(profile=None, row=row) for row in hw.GPU_METRICS)
+    yield from (InstrumentEntry(profile=None, row=row) for row in pipeline.PIPELINE_METRICS)
     for source, row in server_metrics.PROMETHEUS_METRICS.items():
         yield InstrumentEntry(profile=None, row=row, source=f"llamacpp:{source}")
     for row in (server_metrics.SLOTS_BUSY, server_metrics.SLOTS_LIMIT):

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from llamatelemetry.semconv import gen_ai, gpu, own, profiles, spans
+from llamatelemetry.semconv import gen_ai, gpu, own, pipeline, profiles, spans
 from llamatelemetry.semconv.attributes import IF_FAILED, Attribute, Task, task_of
 from llamatelemetry.semconv.catalogue import instruments
 from llamatelemetry.semconv.metrics import Instrument
@@ -51,6 +51,7 @@ _INFERENCE_MARKS: Final = frozenset(
 _SHAPES: Final[Mapping[str, MetricShape]] = {
     "histogram": "histogram",
     "counter": "monotonic_sum",
+    "gauge": "gauge",
     "observable_counter": "monotonic_sum",
     "observable_up_down_counter": "sum",
     "observable_gauge": "gauge",
@@ -84,6 +85,8 @@ def violations_of_spans(emitted: Iterable[Any], profiles_used: Iterable[Profile]
             found += _span_violations(span, profiles.phase_rows(chosen), kinds=("INTERNAL",))
         elif span.name == spans.SERVER_START_SPAN:
             found += _span_violations(span, spans.SERVER_START, kinds=("INTERNAL",))
+        elif pipeline.RUN_ID.name in span.attributes:
+            found += _pipeline_violations(span)
         else:
             known = {row.name for row in gpu.GPU_SECTION}
             found += _attribute_violations(_title(span), span.attributes, gpu.GPU_SECTION)
@@ -178,6 +181,34 @@ def _gpu_violations(span: EmittedSpan) -> list[str]:
         found.append(f"{_title(span)}: peak GPU memory is {peak}, and {least} was in use")
     if values["energy_j"] is not None and values["energy_method"] is None:
         found.append(f"{_title(span)}: energy comes without its method")
+    return found
+
+
+def _pipeline_violations(span: EmittedSpan) -> list[str]:
+    if pipeline.STAGE_NAME.name not in span.attributes:
+        found = _span_violations(span, pipeline.PIPELINE, kinds=("INTERNAL",))
+        if span.name != pipeline.pipeline_span_name(span.attributes.get(pipeline.PIPELINE_NAME.name, "")):
+            found.append(f"{_title(span)}: the name is not pipeline and the pipeline's")
+        return found
+    found = _span_violations(span, (*pipeline.STAGE, *gpu.GPU_SECTION), kinds=("INTERNAL",))
+    found += _gpu_violations(span)
+    if span.name != span.attributes[pipeline.STAGE_NAME.name]:
+        found.append(f"{_title(span)}: the name is not the stage's")
+    known = {row.name for row in pipeline.STEP}
+    before = span.start_ns
+    for event in span.events:
+        if event.name != pipeline.STEP_EVENT:
+            continue
+        title = f"{_title(span)}: event {event.name!r}"
+        found += _attribute_violations(title, event.attributes, pipeline.STEP)
+        found += [
+            f"{title}: no table has {name}"
+            for name in event.attributes
+            if name.startswith(RESERVED) and name not in known
+        ]
+        if not before <= event.time_ns <= span.end_ns:
+            found.append(f"{title}: is not after the one before and within its span")
+        before = event.time_ns
     return found
 
 

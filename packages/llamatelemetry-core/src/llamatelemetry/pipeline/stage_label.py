@@ -1,0 +1,90 @@
+"""What is known of a stage before it begins, and with what came of it, as the facts of its span."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from opentelemetry.trace import Link, Span
+
+from llamatelemetry.errors import LlamatelemetryError
+from llamatelemetry.pipeline.context import PipelineContext
+from llamatelemetry.pipeline.resources import StageResources
+from llamatelemetry.pipeline.step_log import StepLog
+from llamatelemetry.semconv.pipeline import StageFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageLabel:
+    """What is known of a stage before it begins. None is not known.
+
+    Attributes:
+        name: What it does, for example ``quantize``.
+        step_id: Its name in the pipeline.
+        version: Version of its code.
+        key: Digest of all that decides what it makes.
+        reused: Nothing is run: what it would make is there.
+        parameters: What it is told.
+        inputs: ``role=digest`` of what it is given.
+        links: Spans that it comes from.
+        begun_ns: When it began, monotonic, if before its span is opened.
+    """
+
+    name: str
+    step_id: str | None = None
+    version: str | None = None
+    key: str | None = None
+    reused: bool = False
+    parameters: Mapping[str, Any] | None = None
+    inputs: tuple[str, ...] | None = None
+    links: Sequence[Link] = field(default_factory=tuple)
+    begun_ns: int | None = None
+
+
+def stage_facts(
+    label: StageLabel,
+    *,
+    run: PipelineContext,
+    cost: StageResources | None,
+    steps: StepLog,
+    outputs: tuple[str, ...] | None,
+    error_type: str | None,
+) -> StageFacts:
+    """The facts that the tables of names are keyed on; a stage that was not run has cost nothing worth telling."""
+    spent = None if label.reused else cost
+    return StageFacts(
+        run_id=run.run_id,
+        pipeline=run.name,
+        stage=label.name,
+        step_id=label.step_id,
+        version=label.version,
+        key=label.key,
+        reused=label.reused,
+        parameters_json=json.dumps(dict(label.parameters), default=str) if label.parameters else None,
+        inputs=label.inputs,
+        outputs=outputs,
+        cpu_s=None if spent is None else spent.cpu_s,
+        children_cpu_s=None if spent is None else spent.children_cpu_s,
+        memory_peak_bytes=None if spent is None else spent.memory_peak_bytes,
+        children_memory_peak_bytes=None if spent is None else spent.children_memory_peak_bytes,
+        steps=steps.count or None,
+        loss_first=steps.loss_first,
+        loss_last=steps.loss_last,
+        loss_min=steps.loss_min,
+        error_type=error_type,
+    )
+
+
+def error_type_of(error: BaseException) -> str:
+    """The low-cardinality name that ``error.type`` has for an error."""
+    return error.error_type if isinstance(error, LlamatelemetryError) else type(error).__name__
+
+
+def ids_of(span: Span | None) -> tuple[str, str]:
+    """Ids of a span and its trace, 32 and 16 hexadecimal digits; empty if it is not sampled: then it is nowhere."""
+    known = None if span is None else span.get_span_context()
+    if known is None or not known.is_valid or not known.trace_flags.sampled:
+        return "", ""
+    return f"{known.trace_id:032x}", f"{known.span_id:016x}"
