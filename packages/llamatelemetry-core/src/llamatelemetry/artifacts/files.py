@@ -11,9 +11,15 @@ from typing import Any, Final
 
 from llamatelemetry.artifacts.atomic import write_atomically
 from llamatelemetry.artifacts.hashing import HashProgress, hash_files, open_unchanging
-from llamatelemetry.artifacts.manifest import ArtifactFile, ArtifactManifest, ArtifactOrigin, ArtifactParent
+from llamatelemetry.artifacts.manifest import (
+    MAX_MANIFEST_BYTES,
+    ArtifactFile,
+    ArtifactManifest,
+    ArtifactOrigin,
+    ArtifactParent,
+)
 from llamatelemetry.artifacts.media_types import media_type
-from llamatelemetry.artifacts.parsing import MAX_MANIFEST_BYTES, parse_manifest
+from llamatelemetry.artifacts.parsing import parse_manifest
 from llamatelemetry.artifacts.tree import is_folder, list_files
 from llamatelemetry.clock import SYSTEM_CLOCK, Clock
 from llamatelemetry.errors import (
@@ -242,7 +248,10 @@ def _check_unmoved(path: Path, paths: Sequence[str]) -> None:
 
 
 def _other_size(file: ArtifactFile, location: Path) -> Finding | None:
-    size = location.lstat().st_size
+    try:
+        size = location.lstat().st_size
+    except OSError:
+        raise ArtifactChangedError(location) from None
     if size == file.size_bytes:
         return None
     shorter = size < file.size_bytes

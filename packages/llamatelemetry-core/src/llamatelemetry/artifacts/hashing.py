@@ -172,7 +172,9 @@ def _hash_file(path: Path, tally: _Tally) -> FileDigest:
     buffer = memoryview(bytearray(BUFFER_BYTES))
     total = 0
     with open_unchanging(path) as descriptor:
-        while (size := os.readv(descriptor, [buffer])) and not tally.stopped:
+        limit = os.fstat(descriptor).st_size
+        # Past its size it has changed, and one that grows as fast as it is read has no end.
+        while total <= limit and not tally.stopped and (size := os.readv(descriptor, [buffer])):
             digest.update(buffer[:size])
             total += size
             tally.add(size)

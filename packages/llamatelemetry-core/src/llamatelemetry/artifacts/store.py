@@ -4,7 +4,7 @@
 
     objects/<content digest>/   the files, read-only; the same content is there once
     manifests/<digest>.json     every manifest, under the digest that its children know it by
-    recipes/<recipe digest>     digest of the manifest that was made by this recipe last
+    recipes/<recipe digest>     digest of the manifest that was made by this recipe last, and a check of both
 
 Nothing becomes visible before it is whole: files come under a temporary name and are renamed. Two
 processes may add to one store; the same content comes out once.
@@ -12,10 +12,12 @@ processes may add to one store; the same content comes out once.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -27,8 +29,7 @@ from llamatelemetry.artifacts.manifest import ArtifactManifest
 from llamatelemetry.artifacts.tree import is_folder, list_files, unreadable
 from llamatelemetry.errors import ArtifactError, ArtifactMissingError, ArtifactTamperedError
 
-_TEXT_BYTES: Final = 65
-"""A digest and the end of its line."""
+_DIGEST_DIGITS: Final = 64
 
 
 class ArtifactStore:
@@ -75,16 +76,31 @@ class ArtifactStore:
                 folder.mkdir(parents=True, exist_ok=True)
             if not self._is_whole(manifest):
                 self._take(manifest, path, place, move=move, progress=progress)
-            if move and os.path.lexists(path):
+            elif not self._holds(path):
+                # It is not taken, and is held to its manifest all the same: a wrong path must not go unnoticed.
+                verify_files(manifest, path, progress=progress)
+            if move and os.path.lexists(path) and not self._holds(path):
                 _remove(path)
+        except ArtifactMissingError:
+            raise  # It is an OSError too.
         except OSError as error:
-            if isinstance(error, ArtifactMissingError):
-                raise
             raise unreadable(place, error) from None
         digest = manifest.digest
         write_atomically(self._manifests / f"{digest}.json", manifest.to_bytes())
-        write_atomically(self._recipes / manifest.recipe_digest, f"{digest}\n".encode())
+        write_atomically(self._recipes / manifest.recipe_digest, _recipe_line(manifest.recipe_digest, digest))
         return self.path(manifest)
+
+    def note(self, manifest: ArtifactManifest) -> None:
+        """Keeps the manifest of an artifact that stays where it is, so that what is made of it leads back to it.
+
+        Raises:
+            ArtifactError: It cannot be written.
+        """
+        try:
+            self._manifests.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unreadable(self._manifests, error) from None
+        write_atomically(self._manifests / f"{manifest.digest}.json", manifest.to_bytes())
 
     def get(self, digest: str) -> ArtifactManifest:
         """The manifest of that digest. Its files are not looked at: :meth:`verify` does.
@@ -110,18 +126,21 @@ class ArtifactStore:
         Its files are not looked at: :meth:`verify` does.
 
         Raises:
-            ArtifactTamperedError: The manifest found was made by another recipe, or has another digest.
-            InvalidManifestError: What stands there is neither a digest nor a manifest.
+            ArtifactTamperedError: What stands there is damaged, was made by another recipe, or has another digest.
+            InvalidManifestError: The manifest that it leads to is none.
         """
         checks.sha256("recipe_digest", recipe_digest)
         path = self._recipes / recipe_digest
         try:
             with path.open("rb") as file:
-                digest = file.read(_TEXT_BYTES + 1).decode("ascii", "replace").removesuffix("\n")
+                line = file.read(4 * _DIGEST_DIGITS)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise unreadable(path, error) from None
+        digest = line[:_DIGEST_DIGITS].decode("ascii", "replace")
+        if line != _recipe_line(recipe_digest, digest):
+            raise ArtifactTamperedError(path, (f"{path.name} does not hold what was written",))
         try:
             manifest = self.get(digest)
             if manifest.recipe_digest != recipe_digest:
@@ -183,13 +202,31 @@ class ArtifactStore:
             for file in manifest.files:
                 _settle(new / file.path)
             if place.exists() and not self._is_whole(manifest):
-                place.rename(Path(waiting, "broken"))
+                with suppress(FileNotFoundError):  # Somebody else moved it away.
+                    place.rename(Path(waiting, "broken"))
             try:
                 new.rename(place)
             except OSError:
+                if not self._is_whole(manifest):
+                    raise
                 # Somebody else brought the same content a moment before.
-                verify_files(manifest, self.path(manifest))
         sync_folder(self._objects)
+
+    def made(self, content_digest: str) -> tuple[ArtifactManifest, ...]:
+        """Every manifest of the same content, the one made last first.
+
+        Two runs that make the same leave two manifests. All manifests are read, so it is not for a loop.
+
+        Raises:
+            ArtifactError: A manifest cannot be read or is not what its name says.
+        """
+        checks.sha256("content_digest", content_digest)
+        found = [manifest for manifest in self.manifests() if manifest.content_digest == content_digest]
+        return tuple(sorted(found, key=lambda manifest: -manifest.created_ns))
+
+    def _holds(self, path: Path) -> bool:
+        """Whether a path leads to what the store keeps, rather than to something that was brought."""
+        return path.resolve().is_relative_to(self._objects.resolve())
 
     def _is_whole(self, manifest: ArtifactManifest) -> bool:
         try:
@@ -197,6 +234,12 @@ class ArtifactStore:
         except ArtifactError:
             return False
         return True
+
+
+def _recipe_line(recipe_digest: str, digest: str) -> bytes:
+    """A recipe's file: a flipped digit would otherwise lead nowhere, which looks like a stage that never ran."""
+    check = hashlib.sha256(f"{recipe_digest} {digest}".encode()).hexdigest()
+    return f"{digest} {check}\n".encode()
 
 
 def _moved(
