@@ -7,7 +7,7 @@ alone and stays the same when a stage is run again and makes the same. A third,
 what went in. A runner that knows a recipe can look for what it made before.
 
 The file also carries a seal, the digest of all else in it, so that a manifest that nothing points at
-notices a flipped byte of its own. It is no signature: :mod:`llamatelemetry.artifacts.model_signing` makes one.
+notices a flipped byte of its own. It is no signature: :mod:`llamatelemetry.artifacts.signing` makes one.
 """
 
 from __future__ import annotations
