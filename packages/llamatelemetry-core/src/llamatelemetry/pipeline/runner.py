@@ -101,7 +101,8 @@ class Pipeline:
         kinds = kinds_given(self.nodes, wiring)
         if unused := sorted(set(given) - set(kinds)):
             raise PipelineDefinitionError(f"{GIVEN}.{unused[0]}", str(given[unused[0]]), "no stage takes it")
-        kept = store if isinstance(store, ArtifactStore) else ArtifactStore(Path(store))
+        # A stage may go to another folder.
+        kept = ArtifactStore((store.folder if isinstance(store, ArtifactStore) else Path(store)).absolute())
         tracer = PipelineTracer(context, clock=clock)
         with work_folder(kept.folder / WORK, tracer.run.run_id) as folder:
             going = _Going(tracer=tracer, store=kept, folder=folder, listener=progress)
