@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -158,7 +157,7 @@ def test_a_failure_is_one_typed_error_and_the_next_run_goes_on_from_there(join, 
         raise ValueError("no tensor is named lm_head")
 
     broken = [join("one"), join("two", name="more", inputs=(TEXT,), before=fail)]
-    with pytest.raises(StageFailedError, match="'more'.*no tensor is named lm_head") as caught:
+    with pytest.raises(StageFailedError, match=r"'more'.*no tensor is named lm_head") as caught:
         Pipeline(broken).run("road", store=store)
     assert isinstance(caught.value.__cause__, ValueError)
     for name in ("more", "pipeline road"):
@@ -188,13 +187,13 @@ def test_ctrl_c_passes_and_leaves_nothing_half_made(join, store, spans):
 
 def wrong_outputs():
     return {
-        "nothing": lambda context: None,
+        "nothing": lambda _context: None,
         "a list": lambda context: [context.folder / "text.txt"],
         "another name": lambda context: {"model": context.folder / "text.txt"},
         "one too many": lambda context: {"text": context.folder / "text.txt", "more": context.folder / "more.txt"},
         "no path": lambda context: {"text": str(context.folder / "text.txt")},
         "the folder itself": lambda context: {"text": context.folder},
-        "elsewhere": lambda context: {"text": Path("/etc/hostname")},
+        "elsewhere": lambda _context: {"text": Path("/etc/hostname")},
         "out of the folder": lambda context: {"text": context.folder / ".." / "text.txt"},
     }
 
@@ -365,4 +364,4 @@ def test_the_store_cannot_be_used_is_one_typed_error(join, tmp_path):
     with pytest.raises(Exception, match="cannot be used") as caught:
         Pipeline([join()]).run("road", store=tmp_path / "store")
     assert type(caught.value).__name__ == "ArtifactError"
-    assert os.listdir(tmp_path) == ["store"]
+    assert left_in(tmp_path) == ["store"]

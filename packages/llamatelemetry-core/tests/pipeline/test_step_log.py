@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -28,7 +29,7 @@ def test_few_steps_are_all_kept_and_of_many_the_first_the_last_and_some_evenly_b
         return
     assert len(kept) <= most
     assert (kept[0], kept[-1]) == (1, count)
-    gaps = {later - earlier for earlier, later in zip(kept[:-1], kept[1:-1], strict=False)}
+    gaps = {later - earlier for earlier, later in pairwise(kept[:-1])}
     assert len(gaps) <= 1, "but for the last, all are as far from each other"
     assert len(kept) >= min(count, most) // 2
 

@@ -185,7 +185,7 @@ def test_a_step_that_is_no_number_costs_the_step_and_not_the_training(spans, cap
 
 
 def test_a_tracer_whose_telemetry_breaks_keeps_nobody_from_training(spans, monkeypatch):
-    monkeypatch.setattr(PipelineTracer, "tracer", lambda self: 1 / 0)
+    monkeypatch.setattr(PipelineTracer, "tracer", lambda _self: 1 / 0)
     with PipelineTracer("road") as tracer, tracer.stage("finetune") as stage:
         stage.step(loss=1)
         done = True

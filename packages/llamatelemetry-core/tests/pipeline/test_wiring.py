@@ -64,7 +64,7 @@ def test_a_wire_to_the_wrong_place_is_an_error_that_says_why(join, source, probl
 def test_what_is_given_without_a_kind_is_what_it_is_first_taken_for(join):
     stages = [join(name="a", inputs=(CHECKPOINT,)), join(name="b", inputs=(CHECKPOINT,))]
     assert Pipeline(stages).wire({"model": None})["b"] == {"model": "inputs.model"}
-    with pytest.raises(StageInputError, match="there are inputs.model \\(checkpoint\\)"):
+    with pytest.raises(StageInputError, match=r"there are inputs.model \(checkpoint\)"):
         Pipeline([stages[0], join(inputs=(MODEL,))]).wire({"model": None})
 
 
