@@ -29,6 +29,8 @@ from llamatelemetry.artifacts.manifest import ArtifactManifest
 from llamatelemetry.artifacts.tree import is_folder, list_files, unreadable
 from llamatelemetry.errors import ArtifactError, ArtifactMissingError, ArtifactTamperedError
 
+OBJECTS: Final = "objects"
+"""The folder of the files."""
 _DIGEST_DIGITS: Final = 64
 
 
@@ -43,7 +45,7 @@ class ArtifactStore:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        self._objects = self.folder / "objects"
+        self._objects = self.folder / OBJECTS
         self._manifests = self.folder / "manifests"
         self._recipes = self.folder / "recipes"
 
