@@ -163,6 +163,15 @@ def test_an_empty_folder_is_no_artifact(tmp_path: Path) -> None:
         create_manifest(tmp_path, kind="checkpoint")
 
 
+def test_the_folder_one_stands_in_can_be_an_artifact(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    kept(Path())
+    assert load_artifact(folder) == load_artifact(Path("sub/.."))
+    assert manifest_path(Path("..")) == folder.parent.with_name(folder.parent.name + ".manifest.json")
+    with pytest.raises(InvalidManifestError, match="that has a name"):
+        manifest_path(Path("/"))
+
+
 def test_only_a_file_that_is_named_like_a_manifest_leads_to_its_artifact() -> None:
     with pytest.raises(InvalidManifestError, match="named like its artifact"):
         artifact_path(Path("model.json"))

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 
 from llamatelemetry.artifacts.atomic import write_atomically
 from llamatelemetry.artifacts.canonical import canonical_json
+from llamatelemetry.artifacts.files import beside
 from llamatelemetry.artifacts.manifest import ArtifactFile, ArtifactManifest, ArtifactParent
 from llamatelemetry.artifacts.timestamps import format_time
 
@@ -63,7 +64,7 @@ def write_bill_of_materials(
     Raises:
         ArtifactError: It cannot be written.
     """
-    path = artifact.with_name(artifact.name + BOM_SUFFIX)
+    path = beside(artifact, BOM_SUFFIX)
     write_atomically(path, canonical_json(bill_of_materials(manifest, ancestors), field="bom"))
     return path
 

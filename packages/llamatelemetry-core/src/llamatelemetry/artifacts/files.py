@@ -60,9 +60,21 @@ class Finding:
         return f"{self.path} {self.detail}"
 
 
+def beside(artifact: Path, suffix: str) -> Path:
+    """The path beside an artifact that has its name and a suffix after it.
+
+    Raises:
+        InvalidManifestError: The artifact has no name: it is the root of all.
+    """
+    named = artifact.resolve() if artifact.name in {"", ".."} else artifact
+    if not named.name:
+        raise InvalidManifestError("path", str(artifact), "give a file or folder that has a name")
+    return named.with_name(named.name + suffix)
+
+
 def manifest_path(artifact: Path) -> Path:
     """Where an artifact's manifest stands: beside it, with :data:`SUFFIX` after its name."""
-    return artifact.with_name(artifact.name + SUFFIX)
+    return beside(artifact, SUFFIX)
 
 
 def artifact_path(manifest: Path) -> Path:

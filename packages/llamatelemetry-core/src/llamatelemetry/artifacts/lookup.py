@@ -45,7 +45,7 @@ def describe_file(path: Path) -> DescribedFile | None:
         manifests, within = kept
         # The oldest is of the run that made the bytes; those after it found them there.
         return _entry(manifests[-1], path, within) if manifests else None
-    if path.parent != path and (around := _read(manifest_path(path.parent))):
+    if path.parent.name and (around := _read(manifest_path(path.parent))):
         return _entry(around, path, path.name)
     return None
 

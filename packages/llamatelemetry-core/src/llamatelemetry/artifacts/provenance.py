@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from llamatelemetry.artifacts.atomic import write_atomically
 from llamatelemetry.artifacts.canonical import canonical_json
-from llamatelemetry.artifacts.files import SUFFIX
+from llamatelemetry.artifacts.files import SUFFIX, beside
 from llamatelemetry.artifacts.manifest import ArtifactManifest
 from llamatelemetry.artifacts.statement import statement
 from llamatelemetry.artifacts.timestamps import format_time
@@ -62,7 +62,7 @@ def write_provenance(manifest: ArtifactManifest, artifact: Path) -> Path:
     Raises:
         ArtifactError: It cannot be written.
     """
-    path = artifact.with_name(artifact.name + PROVENANCE_SUFFIX)
+    path = beside(artifact, PROVENANCE_SUFFIX)
     write_atomically(path, canonical_json(provenance(manifest), field="provenance"))
     return path
 

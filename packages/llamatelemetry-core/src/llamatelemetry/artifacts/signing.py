@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llamatelemetry.artifacts.atomic import write_atomically
-from llamatelemetry.artifacts.files import load_artifact, manifest_path
+from llamatelemetry.artifacts.files import beside, load_artifact, manifest_path
 from llamatelemetry.artifacts.hashing import open_unchanging
 from llamatelemetry.artifacts.manifest import ArtifactManifest
 from llamatelemetry.artifacts.statement import statement
@@ -37,7 +37,7 @@ _WHOLE_MODEL: Final = "."
 
 def signature_path(path: Path) -> Path:
     """Where the signature of a file or folder stands: beside it, with :data:`SIGNATURE_SUFFIX` after its name."""
-    return path.with_name(path.name + SIGNATURE_SUFFIX)
+    return beside(path, SIGNATURE_SUFFIX)
 
 
 def signing_statement(manifest: ArtifactManifest) -> dict[str, Any]:

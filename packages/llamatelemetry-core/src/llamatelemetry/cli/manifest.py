@@ -91,7 +91,9 @@ def manifest() -> None:
 @click.option(
     "--sign", "key", type=click.Path(path_type=Path), help="Sign with this PEM key, by OpenSSF model-signing."
 )
-@click.option("--password", envvar="LLAMATELEMETRY_KEY_PASSWORD", help="Of the key; better given as LLAMATELEMETRY_KEY_PASSWORD.")
+@click.option(
+    "--password", envvar="LLAMATELEMETRY_KEY_PASSWORD", help="Of the key; better given as LLAMATELEMETRY_KEY_PASSWORD."
+)
 @_store_option
 @json_option
 def create(
