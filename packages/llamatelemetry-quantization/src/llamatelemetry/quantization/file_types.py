@@ -25,7 +25,8 @@ class FileType:
     base: str
 
 
-# The name, the number, and the tensor type where that is not the name.
+# The name, the number, and the tensor type where that is not the name. llama.cpp makes no other: of NVFP4 it
+# reads files and refuses to quantize to it.
 _KNOWN: Final = (
     ("F32", 0, ""),
     ("F16", 1, ""),
@@ -60,7 +61,6 @@ _KNOWN: Final = (
     ("TQ1_0", 36, ""),
     ("TQ2_0", 37, ""),
     ("MXFP4_MOE", 38, "MXFP4"),
-    ("NVFP4", 39, ""),
     ("Q1_0", 40, ""),
     ("Q2_0", 41, ""),
 )
