@@ -133,6 +133,7 @@ MODULES: dict[str, tuple[str, ...]] = {
 
 SPANS = {
     "inference": "Inference span",
+    "model_origin": "Link to the span that made the model",
     "attempt_failed": "Event of a failed try",
     "phase": "Phase spans",
     "section": "Section spans",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from llamatelemetry.semconv import engine_metrics, gpu, hw, metrics, pipeline, profiles, server_metrics, spans
+from llamatelemetry.semconv import engine_metrics, gpu, hw, metrics, own, pipeline, profiles, server_metrics, spans
 from llamatelemetry.semconv.attributes import Attribute
 from llamatelemetry.semconv.metrics import Instrument
 from llamatelemetry.semconv.profiles import Profile
@@ -17,16 +17,25 @@ ALL_PROFILES: tuple[Profile, ...] = tuple(profiles.PROFILES)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttributeEntry:
-    """A row of the catalogue's spans, of the events on them and of the resource.
+    """A row of the catalogue's spans, of the events and links on them and of the resource.
 
     Attributes:
-        span: Which span, or event on one, carries it; or the resource.
+        span: Which span, or event or link on one, carries it; or the resource.
         profile: The profile it belongs to; None where it is emitted with any.
         row: What the table says.
     """
 
     span: Literal[
-        "inference", "attempt_failed", "phase", "section", "server_start", "pipeline", "stage", "step", "resource"
+        "inference",
+        "model_origin",
+        "attempt_failed",
+        "phase",
+        "section",
+        "server_start",
+        "pipeline",
+        "stage",
+        "step",
+        "resource",
     ]
     profile: Profile | None
     row: Attribute
@@ -52,6 +61,7 @@ def catalogue() -> Iterator[AttributeEntry | InstrumentEntry]:
     for profile, rows in profiles.PROFILES.items():
         yield from (AttributeEntry(span="inference", profile=profile, row=row) for row in rows)
     yield from (AttributeEntry(span="inference", profile=None, row=row) for row in (*profiles.ALWAYS, *gpu.GPU))
+    yield from (AttributeEntry(span="model_origin", profile=None, row=row) for row in own.MODEL_ORIGIN_LINK)
     yield from (AttributeEntry(span="attempt_failed", profile=None, row=row) for row in spans.ATTEMPT_FAILED)
     for profile, rows in profiles.PHASE_PROFILES.items():
         yield from (AttributeEntry(span="phase", profile=profile, row=row) for row in rows)

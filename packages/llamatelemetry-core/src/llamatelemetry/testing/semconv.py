@@ -17,6 +17,7 @@ from llamatelemetry.semconv.metrics import Instrument
 from llamatelemetry.semconv.profiles import Profile
 from llamatelemetry.testing.emitted import (
     EmittedEvent,
+    EmittedLink,
     EmittedMetric,
     EmittedPoint,
     EmittedSpan,
@@ -29,6 +30,7 @@ from llamatelemetry.testing.emitted import (
 
 __all__ = [
     "EmittedEvent",
+    "EmittedLink",
     "EmittedMetric",
     "EmittedPoint",
     "EmittedSpan",
@@ -80,6 +82,7 @@ def violations_of_spans(emitted: Iterable[Any], profiles_used: Iterable[Profile]
         if (span.trace_id, span.span_id) in inference:
             found += _inference_violations(span, profiles.inference_rows(chosen, _task_of(span)))
             found += _event_violations(span)
+            found += _link_violations(span)
         elif span.name in spans.PHASES and parent in inference:
             phases[parent].append(span)
             found += _span_violations(span, profiles.phase_rows(chosen), kinds=("INTERNAL",))
@@ -232,6 +235,26 @@ def _event_violations(span: EmittedSpan) -> list[str]:
         numbers.append(event.attributes.get("llamatelemetry.attempt.number"))
     if numbers != list(range(1, len(numbers) + 1)):
         found.append(f"{_title(span)}: its failed tries are numbered {numbers}")
+    return found
+
+
+def _link_violations(span: EmittedSpan) -> list[str]:
+    """What cannot be true of the links of an inference: they lead to what made its model, if that was not refuted."""
+    found = []
+    known = {row.name: row for row in own.MODEL_ORIGIN_LINK}
+    ours = [link for link in span.links if not known.keys().isdisjoint(link.attributes)]
+    for link in ours:
+        title = f"{_title(span)}: link to {link.span_id}"
+        found += _attribute_violations(title, link.attributes, own.MODEL_ORIGIN_LINK)
+        found += [
+            f"{title}: {name} is {value!r}, and the span says {span.attributes.get(name)!r}"
+            for name, value in link.attributes.items()
+            if name in known and span.attributes.get(name) != value
+        ]
+        if link.attributes.get(own.MODEL_MANIFEST.name) == "tampered":
+            found.append(f"{title}: leads to what was refuted")
+    if len(ours) > 1:
+        found.append(f"{_title(span)}: has {len(ours)} links to what made its model")
     return found
 
 
