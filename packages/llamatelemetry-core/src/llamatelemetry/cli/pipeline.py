@@ -7,10 +7,8 @@ from typing import Final
 
 import click
 
-from llamatelemetry import sdk
 from llamatelemetry.artifacts.store import ArtifactStore
 from llamatelemetry.cli.output import console, examples, json_option, plugin_log_off, print_json
-from llamatelemetry.cli.pipeline_progress import PipelineBars
 from llamatelemetry.cli.pipeline_view import run_view, stage_data, stage_view, stages_view, telemetry_line, wires_view
 from llamatelemetry.errors import ArtifactError, UnknownNameError
 from llamatelemetry.pipeline.definition import DEFAULT_STORE, read_definition
@@ -82,6 +80,10 @@ def run(file: Path, store: Path | None, run_id: str | None, *, dry_run: bool, as
         else:
             console().print(wires_view(wiring))
         return
+    # The verbs that only look do without the weight of these.
+    from llamatelemetry import sdk
+    from llamatelemetry.cli.pipeline_progress import PipelineBars
+
     context = definition.context(run_id)
     folder = store or definition.store
     settings = sdk.init()

@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -45,9 +46,11 @@ class ResourceWatch:
 
     Args:
         clock: Where intervals come from.
+        on_look: Called about ten times a second meanwhile, in another thread; it must not raise.
     """
 
-    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, clock: Clock = SYSTEM_CLOCK, on_look: Callable[[], object] | None = None) -> None:
+        self.on_look: Callable[[], object] | None = on_look
         self._clock = clock
         self._begun_ns = clock.monotonic_ns()
         self._own = resource.getrusage(resource.RUSAGE_SELF)
@@ -106,6 +109,9 @@ class _Looks:
         while not idle.wait(_PERIOD_S):
             with self._lock:
                 self._look()
+                told = [watch.on_look for watch in self._watches if watch.on_look is not None]
+            for tell in told:
+                tell()
 
     def _look(self) -> None:
         try:

@@ -182,7 +182,7 @@ class StageTrace:
         now_ns = self.clock.monotonic_ns()
         self._begun_ns = now_ns if self._label.begun_ns is None else self._label.begun_ns
         self._begun_unix_ns = self.clock.time_ns() - (now_ns - self._begun_ns)
-        self._watch = ResourceWatch(self.clock)
+        self._watch = ResourceWatch(self.clock, self._publish)
         parent = self._tracer.stage_parent()
         self._span = self._tracer.tracer().start_span(
             self._label.name,
@@ -208,6 +208,7 @@ class StageTrace:
         self._error_type = None if error is None else error_type_of(error)
         if self._span is None:
             return
+        self._publish()
         if self._instruments is not None and not self._label.reused:
             self._instruments.stage(duration_ns / 1e9, self._error_type)
         if self._span.is_recording():
@@ -246,6 +247,11 @@ class StageTrace:
     def _detach(self) -> None:
         if self._token is not None:
             otel_context.detach(self._token)
+
+    @quietly
+    def _publish(self) -> None:
+        if self._instruments is not None:
+            self._instruments.publish()
 
     @quietly
     def _take(

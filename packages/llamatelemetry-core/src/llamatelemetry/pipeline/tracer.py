@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from contextvars import Token
+from functools import cache
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Final, Self
@@ -95,11 +96,11 @@ class PipelineTracer:
 
     def tracer(self) -> Tracer:
         """Makes the spans. Asked for each time, because telemetry may be started later or anew."""
-        return trace.get_tracer(_SCOPE, version("llamatelemetry-core"))
+        return trace.get_tracer(_SCOPE, _version())
 
     def meter(self) -> Meter:
         """Makes the instruments."""
-        return metrics.get_meter(_SCOPE, version("llamatelemetry-core"))
+        return metrics.get_meter(_SCOPE, _version())
 
     def stage_parent(self) -> Context | None:
         """The OpenTelemetry context for a stage that is opened here and now.
@@ -158,3 +159,9 @@ class PipelineTracer:
     def _detach(self) -> None:
         if self._tokens:
             otel_context.detach(self._tokens.pop())
+
+
+@cache
+def _version() -> str:
+    """Read once: it takes longer than a stage."""
+    return version("llamatelemetry-core")
