@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import rfc8785
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llamatelemetry.artifacts.canonical import MAX_DEPTH, canonical_json, sha256_of_json, whole_number
@@ -28,13 +28,13 @@ values = st.recursive(
 
 
 @given(values)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_every_value_is_written_as_another_implementation_writes_it(value: Any) -> None:
     assert canonical_json(value) == rfc8785.dumps(value)
 
 
 @given(values)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_what_was_written_reads_back_and_is_written_the_same_again(value: Any) -> None:
     written = canonical_json(value)
     assert canonical_json(json.loads(written, parse_int=whole_number)) == written

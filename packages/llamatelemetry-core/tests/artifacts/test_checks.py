@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llamatelemetry.artifacts import checks
@@ -28,7 +28,7 @@ def test_a_path_that_could_be_written_otherwise_or_is_no_line_is_invalid(path: A
 
 
 @given(st.text(max_size=30) | st.lists(st.sampled_from(["..", ".", "a", "/", "\\", ":", ""]), max_size=6).map("/".join))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_path_that_passes_stays_below_where_it_starts(path: str) -> None:
     try:
         checks.relative_path("path", path)

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llamatelemetry.artifacts.hashing import BUFFER_BYTES, HashProgress, hash_file, hash_files, open_unchanging
@@ -26,7 +26,7 @@ def made(folder: Path, sizes: list[int]) -> list[Path]:
     sizes=st.lists(st.sampled_from([0, 1, 4096, BUFFER_BYTES - 1, BUFFER_BYTES, 2 * BUFFER_BYTES + 7]), max_size=12),
     workers=st.integers(1, 8),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_many_files_in_parallel_have_the_digests_that_hashlib_gives(
     sizes: list[int], workers: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

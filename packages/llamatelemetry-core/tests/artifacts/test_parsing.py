@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llamatelemetry.artifacts.canonical import canonical_json, sha256_of_json
@@ -76,7 +76,7 @@ def test_what_was_written_is_read_as_it_was() -> None:
 
 
 @given(st.integers(0, len(CONTENT) - 1), st.integers(1, 255))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_flipped_bit_anywhere_in_a_manifest_is_noticed_and_the_file_named(place: int, mask: int) -> None:
     damaged = bytearray(CONTENT)
     damaged[place] ^= mask
@@ -86,7 +86,7 @@ def test_a_flipped_bit_anywhere_in_a_manifest_is_noticed_and_the_file_named(plac
 
 
 @given(st.integers(0, len(CONTENT)), st.binary(max_size=8), st.integers(0, 8))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_bytes_put_in_or_taken_out_are_noticed(place: int, put_in: bytes, taken: int) -> None:
     damaged = CONTENT[:place] + put_in + CONTENT[place + taken :]
     if damaged == CONTENT:
@@ -103,7 +103,7 @@ json_values = st.recursive(
 
 
 @given(st.sampled_from(sorted(MANIFEST.to_data())), json_values)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_json_in_any_field_is_read_or_refused_by_one_error_that_names_it(field: str, value: Any) -> None:
     data = json.loads(CONTENT) | {field: value}
     try:
@@ -114,7 +114,7 @@ def test_any_json_in_any_field_is_read_or_refused_by_one_error_that_names_it(fie
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_bytes_are_refused_by_one_error(content: bytes) -> None:
     with pytest.raises(InvalidManifestError):
         parse_manifest(content)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llamatelemetry.artifacts.timestamps import format_time, parse_time
@@ -11,7 +11,7 @@ LAST_NS = 253_402_300_800 * 10**9 - 1
 
 
 @given(st.integers(0, LAST_NS))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_every_nanosecond_reads_back(moment: int) -> None:
     assert parse_time("created_at", format_time(moment)) == moment
 
