@@ -16,6 +16,7 @@ EXECUTED = (
     "README.md",
     "docs/energy.md",
     "docs/gpu.md",
+    "docs/pipeline.md",
     "docs/placement.md",
     "docs/plugins.md",
     "docs/quickstart.md",

@@ -123,6 +123,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.semconv.gpu",
         "llamatelemetry.semconv.hw",
         "llamatelemetry.testing.contracts",
+        "llamatelemetry.testing.stage_contract",
         "llamatelemetry.testing.nvml_stub",
         "llamatelemetry.testing.nvml_stub_devices",
         "llamatelemetry.testing.nvml_stub_scenarios",

@@ -169,7 +169,8 @@ def _show(record: RunRecord, store: Path, *, as_json: bool, problems: list[str] 
         checked = {} if problems is None else {"problems": problems}
         print_json({**record.to_data(), "state": state, "store": str(store), **checked})
     else:
-        console().print(run_view(record, state, problems))
+        # Not folded here: paths are there to be copied.
+        console().print(run_view(record, state, problems), soft_wrap=True)
 
 
 def _problems(record: RunRecord, store: ArtifactStore) -> list[str]:

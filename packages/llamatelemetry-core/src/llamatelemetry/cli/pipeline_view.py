@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Group, RenderableType
@@ -114,7 +115,7 @@ def run_view(record: RunRecord, state: RunState, problems: Sequence[str] | None)
     parts += [Text(f"  {stage.id}: {stage.error_type}: {stage.error}", "red") for stage in record.stages if stage.error]
     parts += [Text(f"  {stage.id}: made anew: {each}", "yellow") for stage in record.stages for each in stage.damage]
     parts += [
-        Text.assemble(f"  {stage.id}.{name}  ", (path, "dim"))
+        Text.assemble(f"  {stage.id}.{name}  ", (_near(path), "dim"))
         for stage in record.stages
         for name, path in stage.paths.items()
     ]
@@ -129,7 +130,13 @@ def telemetry_line(settings: Settings) -> str:
     """Where telemetry went; empty if nowhere that can be named."""
     if "otlp" in settings.traces_exporters:
         return f"Telemetry was sent to {settings.otlp_traces_endpoint or settings.otlp_endpoint}"
-    return f"Telemetry is in {settings.telemetry_dir}" if "file" in settings.traces_exporters else ""
+    return f"Telemetry is in {_near(settings.telemetry_dir)}" if "file" in settings.traces_exporters else ""
+
+
+def _near(path: Path | str) -> str:
+    """A path as short as it can be written from the current folder."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here) if Path(path).is_relative_to(here) else path)
 
 
 def _ports(stage: type, side: str) -> list[dict[str, Any]]:
