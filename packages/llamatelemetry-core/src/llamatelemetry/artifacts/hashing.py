@@ -11,7 +11,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,15 +79,24 @@ def hash_files(
     threads = min(len(paths), workers or len(os.sched_getaffinity(0)), MAX_WORKERS)
     if threads <= 1:
         return tuple(_hash_file(path, tally) for path in paths)
-    largest_first = sorted(range(len(paths)), key=lambda index: -sizes[index])
+    # One iterator for all threads, which take from it in turns: a task for each small file would cost more than it.
+    largest_first = iter(sorted(range(len(paths)), key=lambda index: -sizes[index]))
+    digests: dict[int, FileDigest] = {}
+
+    def work() -> None:
+        for index in largest_first:
+            if tally.stopped:
+                return
+            digests[index] = _hash_file(paths[index], tally)
+
     with ThreadPoolExecutor(threads, thread_name_prefix="llamatelemetry-hash") as pool:
-        running = {index: pool.submit(_hash_file, paths[index], tally) for index in largest_first}
         try:
-            return tuple(running[index].result() for index in range(len(paths)))
+            for done in as_completed([pool.submit(work) for _ in range(threads)]):
+                done.result()
         finally:
             # After a failure, and after Ctrl-C, nobody waits for the rest.
             tally.stopped = True
-            pool.shutdown(cancel_futures=True)
+    return tuple(digests[index] for index in range(len(paths)))
 
 
 def hash_file(path: Path) -> FileDigest:
@@ -169,10 +178,10 @@ class _Tally:
 
 def _hash_file(path: Path, tally: _Tally) -> FileDigest:
     digest = hashlib.sha256()
-    buffer = memoryview(bytearray(BUFFER_BYTES))
     total = 0
     with open_unchanging(path) as descriptor:
         limit = os.fstat(descriptor).st_size
+        buffer = memoryview(bytearray(min(BUFFER_BYTES, limit + 1)))
         # Past its size it has changed, and one that grows as fast as it is read has no end.
         while total <= limit and not tally.stopped and (size := os.readv(descriptor, [buffer])):
             digest.update(buffer[:size])
