@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 EXECUTED = (
     "README.md",
+    "docs/artifacts.md",
     "docs/energy.md",
     "docs/gpu.md",
     "docs/pipeline.md",
