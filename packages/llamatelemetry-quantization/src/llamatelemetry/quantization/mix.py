@@ -56,6 +56,7 @@ _FALLBACKS: Final = {
     "Q4_K": "Q5_0",
     "Q5_K": "Q5_1",
     "Q6_K": "Q8_0",
+    **dict.fromkeys(("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL"), "F16"),
 }
 """What a type is replaced with where rows do not fit it."""
 
