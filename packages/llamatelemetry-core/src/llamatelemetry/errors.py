@@ -384,7 +384,7 @@ class StageFailedError(PipelineError):
         self.run_id = run_id
         self.cause = cause
         super().__init__(
-            f"stage {stage!r} failed: {type(cause).__name__}: {cause}. "
+            f"stage {stage!r} failed: {type(cause).__name__}: {str(cause).rstrip('.')}. "
             "What was made before it is kept; run the pipeline again to go on from there"
         )
 

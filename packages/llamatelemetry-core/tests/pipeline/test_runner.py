@@ -254,10 +254,14 @@ def test_what_is_given_and_is_not_what_its_manifest_says_is_refused(join, store,
     given.write_text("given")
     write_manifest(create_manifest(given, kind="text"), given)
     given.write_text("Given")
-    stage = join(inputs=(TEXT,))
+    stage, news = join(inputs=(TEXT,)), []
+    context = PipelineContext(name="road", run_id="r")
     with pytest.raises(ArtifactTamperedError, match=r"given\.txt"):
-        Pipeline([stage]).run("road", store=store, inputs={"text": given})
+        Pipeline([stage]).run(context, store=store, inputs={"text": given}, progress=news.append)
     assert stage.runs == 0
+    record = read_record(store / RUNS, "r")
+    assert (record.state, record.error_type, record.stages) == ("failed", "ArtifactTamperedError", ())
+    assert {(each.stage, each.unit) for each in news} == {("", "B")}
 
 
 def test_what_is_given_as_another_kind_or_for_nothing_is_refused(join, store, tmp_path):
@@ -357,6 +361,48 @@ def test_a_run_that_was_killed_is_gone_on_with_and_what_it_left_is_removed(tmp_p
     done = subprocess.run([*command, "r2", "live"], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "['reused', 'ran']"
     assert left_in(work) == []
+
+
+TERMINATED = """
+import os, signal, sys, threading
+from pathlib import Path
+from llamatelemetry.pipeline import Pipeline, PipelineContext, Port
+
+class Stage:
+    name, version, inputs, tools, parameters = "ends", "1", (), {}, {}
+    outputs = (Port(name="text", kind="text"),)
+    def run(self, context):
+        (context.folder / "text.txt").write_text("half")
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(30)
+
+own = sys.argv[1] == "own"
+if own:
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+try:
+    Pipeline([Stage()]).run(PipelineContext(name="road", run_id="r"), store="store")
+finally:
+    restored = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    print(restored, sorted(os.listdir("store/work")))
+"""
+
+
+def test_sigterm_unwinds_a_run_in_a_program_that_has_no_handler_for_it(tmp_path):
+    command = [sys.executable, "-c", TERMINATED]
+    done = subprocess.run([*command, "none"], cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (128 + signal.SIGTERM, "True []")
+    record = read_record(tmp_path / "store" / RUNS, "r")
+    assert (record.state, record.error_type) == ("interrupted", "SystemExit")
+    own = subprocess.run([*command, "own"], cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert own.returncode == 7
+
+
+def test_a_loss_that_is_no_number_leaves_a_record_that_any_program_reads(join, store):
+    diverges = join(before=lambda context: context.step(loss=float("nan")))
+    run = Pipeline([diverges]).run("road", store=store)
+    content = (store / RUNS / f"{run.record.run_id}.json").read_text()
+    assert "NaN" not in content
+    assert (run.record.stages[0].steps, run.record.stages[0].loss_last) == (1, None)
 
 
 def test_the_store_cannot_be_used_is_one_typed_error(join, tmp_path):

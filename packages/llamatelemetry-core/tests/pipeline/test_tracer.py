@@ -37,9 +37,23 @@ def test_a_run_is_a_span_and_its_stages_are_its_children(spans):
     assert spans.named("theirs").parent.span_id == finetune.context.span_id
     assert whole.attributes[f"{PREFIX}run.id"] == finetune.attributes[f"{PREFIX}run.id"] == run.run_id
     assert whole.attributes[f"{PREFIX}base_model"] == "m"
-    assert whole.attributes[f"{PREFIX}parameters"] == '{"seed":7}'
+    assert whole.attributes[f"{PREFIX}parameters"] == '{"seed": 7}'
     assert whole.attributes[f"{PREFIX}stages"] == 2
     assert finetune.attributes[f"{PREFIX}stage.parameters"] == '{"lr": 0.001}'
+
+
+def test_secrets_among_the_parameters_are_not_on_the_spans(spans):
+    class Login:
+        def __str__(self) -> str:
+            return "hf_" + "a" * 30
+
+    run = PipelineContext(name="road", parameters={"login": str(Login()), "seed": 7})
+    with PipelineTracer(run).stage("finetune", {"login": Login(), "path": Path("a")}):
+        pass
+    whole = spans.named("pipeline road").attributes[f"{PREFIX}parameters"]
+    assert whole == '{"login": "[redacted:api_key]", "seed": 7}'
+    stage = spans.named("finetune").attributes[f"{PREFIX}stage.parameters"]
+    assert stage == '{"login": "[redacted:api_key]", "path": "a"}'
 
 
 def test_a_stage_by_itself_has_a_run_of_its_own(spans):

@@ -29,6 +29,8 @@ def test_a_stage_is_listed_without_being_imported_and_resolved_when_asked_for(sh
         """
     )
     assert answer == [[["mix", "Does something.", "mix"]], False, "Stage"]
+    assert shelf.plugins()["stages"] == [{"name": "mix", "target": "mix_plugin_targets:Stage", "plugin": "mix"}]
+    assert "mix (mix)" in shelf.llamatelemetry("plugins").stdout
 
 
 def test_a_plugin_whose_registration_breaks_takes_no_other_with_it(shelf: Any) -> None:

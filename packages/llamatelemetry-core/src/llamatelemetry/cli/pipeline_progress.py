@@ -46,7 +46,7 @@ class PipelineBars:
 
     def show(self, news: News) -> None:
         """Shows one piece of news."""
-        title = f"{news.number}/{news.of} {news.stage}"
+        title = f"{news.number}/{news.of} {news.stage}" if news.stage else "what is given"
         if self._lines and news.state in {"started", *_ENDS}:
             what = _ENDS.get(news.state, "…")
             # A failure is told in full when the command ends.

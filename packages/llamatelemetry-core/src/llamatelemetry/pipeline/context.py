@@ -5,6 +5,7 @@ The context travels in OpenTelemetry's own, beside the current span, so it goes 
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import time
@@ -17,9 +18,9 @@ from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
 from llamatelemetry.artifacts import checks
-from llamatelemetry.artifacts.canonical import canonical_json
 from llamatelemetry.clock import SYSTEM_CLOCK, Clock
 from llamatelemetry.errors import InvalidManifestError, PipelineDefinitionError
+from llamatelemetry.otel.redaction import current_redactor
 from llamatelemetry.pipeline.git import commit_of
 from llamatelemetry.semconv.pipeline import PipelineFacts
 
@@ -99,7 +100,7 @@ class PipelineContext:
             quantization=self.quantization,
             artifact=self.artifact,
             git_commit=self.git_commit,
-            parameters_json=canonical_json(self.parameters).decode() if self.parameters else None,
+            parameters_json=parameters_text(self.parameters) if self.parameters else None,
             stages=stages,
             reused=reused,
         )
@@ -118,3 +119,10 @@ def current_pipeline(context: Context | None = None) -> PipelineContext | None:
 def with_pipeline(run: PipelineContext, context: Context | None = None) -> Context:
     """An OpenTelemetry context in which :func:`current_pipeline` is this run."""
     return otel_context.set_value(_KEY, run, context)
+
+
+def parameters_text(parameters: Mapping[str, Any]) -> str:
+    """Parameters as JSON, for a span: without their secrets, and what JSON does not have as text."""
+    redactor = current_redactor()
+    clean = redactor.value("parameters", dict(parameters))
+    return json.dumps(clean, default=lambda value: redactor.text(str(value)))

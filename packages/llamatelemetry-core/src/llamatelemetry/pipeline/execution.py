@@ -15,9 +15,8 @@ from llamatelemetry.artifacts.files import create_manifest
 from llamatelemetry.artifacts.hashing import HashProgress
 from llamatelemetry.artifacts.store import ArtifactStore
 from llamatelemetry.errors import StageOutputError
-from llamatelemetry.otel.guard import quietly
 from llamatelemetry.pipeline.nodes import Node
-from llamatelemetry.pipeline.progress import Listener, Progress, State
+from llamatelemetry.pipeline.progress import Listener, Progress, State, tell
 from llamatelemetry.pipeline.recipe import Recipe, look_up, recipe_of
 from llamatelemetry.pipeline.stage import Artifact, StageContext
 from llamatelemetry.pipeline.stage_label import StageLabel
@@ -61,7 +60,7 @@ class Place:
     ) -> None:
         """Passes news on."""
         if self.listener is not None:
-            _tell(
+            tell(
                 self.listener,
                 Progress(
                     stage=self.node.id,
@@ -224,8 +223,3 @@ def _links(outputs: Mapping[str, Artifact]) -> list[Link]:
         for trace_id, span_id in sorted(spans)
         if span_id
     ]
-
-
-@quietly
-def _tell(listener: Listener, progress: Progress) -> None:
-    listener(progress)

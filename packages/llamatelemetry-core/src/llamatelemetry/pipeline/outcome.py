@@ -79,6 +79,8 @@ class RunRecord:
         ended_ns: When it ended.
         trace_id: Its trace, 32 hexadecimal digits; empty if none was sampled.
         stages: What came of each stage that was reached.
+        error_type: What kind of error ended it.
+        error: The error in words.
     """
 
     run_id: str
@@ -90,6 +92,8 @@ class RunRecord:
     ended_ns: int | None = None
     trace_id: str = ""
     stages: tuple[StageOutcome, ...] = ()
+    error_type: str = ""
+    error: str = ""
 
     def to_data(self) -> dict[str, Any]:
         """The record as JSON has it."""

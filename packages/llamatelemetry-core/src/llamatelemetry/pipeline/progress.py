@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from llamatelemetry.otel.guard import quietly
+
 State = Literal["started", "working", "step", "reused", "finished", "failed"]
 
 
@@ -39,3 +41,9 @@ class Progress:
 
 Listener = Callable[[Progress], None]
 """Called in the thread that runs the stage, or hashes for it; it should not keep it."""
+
+
+@quietly
+def tell(listener: Listener, news: Progress) -> None:
+    """Tells a listener; what it raises stops nothing."""
+    listener(news)

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from llamatelemetry.artifacts.hashing import HashProgress
 from llamatelemetry.artifacts.store import ArtifactStore
 from llamatelemetry.clock import SYSTEM_CLOCK, Clock
-from llamatelemetry.errors import PipelineDefinitionError, StageFailedError
+from llamatelemetry.errors import ArtifactError, PipelineDefinitionError, StageFailedError
 from llamatelemetry.pipeline.context import PipelineContext
 from llamatelemetry.pipeline.execution import Attempt, Place
 from llamatelemetry.pipeline.given import take_in
 from llamatelemetry.pipeline.nodes import GIVEN, Node, nodes_of
 from llamatelemetry.pipeline.outcome import RunRecord, RunState, StageOutcome, StageState, write_record
-from llamatelemetry.pipeline.progress import Listener
+from llamatelemetry.pipeline.progress import Listener, Progress, tell
+from llamatelemetry.pipeline.signals import ends_softly
 from llamatelemetry.pipeline.stage import Artifact, Stage
 from llamatelemetry.pipeline.stage_label import error_type_of
 from llamatelemetry.pipeline.tracer import PipelineTracer
 from llamatelemetry.pipeline.wiring import Wiring, kinds_given, wire
 from llamatelemetry.pipeline.work import work_folder
 
+_log: Final = logging.getLogger(__name__)
 RUNS: Final = "runs"
 WORK: Final = "work"
 """Folders in a store, of records and of what is being made."""
@@ -81,7 +87,8 @@ class Pipeline:
         """Runs every stage whose outcome the store does not have; the others are skipped, and say so.
 
         A stage that fails ends the run. What was made before it is kept, so that the next run goes on from
-        there, also after this process was killed.
+        there, also after this process was killed. In the main thread, SIGTERM ends the run as Ctrl-C does
+        unless the program has a handler of its own; it raises SystemExit then.
 
         Args:
             context: What the run is about, or only the pipeline's name.
@@ -104,7 +111,7 @@ class Pipeline:
         # A stage may go to another folder.
         kept = ArtifactStore((store.folder if isinstance(store, ArtifactStore) else Path(store)).absolute())
         tracer = PipelineTracer(context, clock=clock)
-        with work_folder(kept.folder / WORK, tracer.run.run_id) as folder:
+        with ends_softly(), work_folder(kept.folder / WORK, tracer.run.run_id) as folder:
             going = _Going(tracer=tracer, store=kept, folder=folder, listener=progress)
             return going.run(self.nodes, wiring, given, kinds)
 
@@ -133,18 +140,22 @@ class _Going:
     def run(
         self, nodes: Sequence[Node], wiring: Wiring, given: Mapping[str, Path], kinds: Mapping[str, str]
     ) -> PipelineRun:
-        self._note(given={name: os.fspath(path.resolve()) for name, path in given.items()})
+        self._record = replace(self._record, given={name: os.fspath(path.resolve()) for name, path in given.items()})
+        write_record(self._store.folder / RUNS, self._record)
         state: RunState = "interrupted"
         try:
             with self._tracer:
                 self._note(trace_id=self._tracer.trace_id)
                 for name, path in given.items():
-                    self._artifacts[f"{GIVEN}.{name}"] = take_in(name, path, kinds[name], store=self._store)
+                    progress = partial(self._tell_given, len(nodes))
+                    taken = take_in(name, path, kinds[name], store=self._store, progress=progress)
+                    self._artifacts[f"{GIVEN}.{name}"] = taken
                 for number, node in enumerate(nodes, start=1):
                     self._make(node, wiring[node.id], number, len(nodes))
             state = "succeeded"
-        except Exception:
-            state = "failed"
+        except BaseException as error:
+            state = "failed" if isinstance(error, Exception) else "interrupted"
+            self._note(error_type=error_type_of(error), error=str(error) or type(error).__name__)
             raise
         finally:
             self._settle()
@@ -189,8 +200,19 @@ class _Going:
         self._note(stages=(*self._record.stages[:-1], outcome))
 
     def _note(self, **changed: Any) -> None:
+        """Writes what is new; what was made matters more than the record of it, whose disk may be full."""
         self._record = replace(self._record, **changed)
-        write_record(self._store.folder / RUNS, self._record)
+        try:
+            write_record(self._store.folder / RUNS, self._record)
+        except ArtifactError as error:
+            _log.warning("the record of run %s is behind: %s", self._record.run_id, error)
+
+    def _tell_given(self, stages: int, hashed: HashProgress) -> None:
+        news = Progress(
+            stage="", number=0, of=stages, state="working", done=hashed.done_bytes, total=hashed.total_bytes, unit="B"
+        )
+        if self._listener is not None:
+            tell(self._listener, news)
 
 
 def _outcome(
@@ -210,11 +232,16 @@ def _outcome(
         paths={name: os.fspath(artifact.path) for name, artifact in attempt.outputs.items()},
         resources=trace.resources if ran and trace else None,
         steps=trace.steps.count or None if ran and trace else None,
-        loss_first=trace.steps.loss_first if ran and trace else None,
-        loss_last=trace.steps.loss_last if ran and trace else None,
+        loss_first=_finite(trace.steps.loss_first) if ran and trace else None,
+        loss_last=_finite(trace.steps.loss_last) if ran and trace else None,
         trace_id="" if origin is None else origin.trace_id,
         span_id="" if origin is None else origin.span_id,
         error_type="" if error is None else error_type_of(error),
         error="" if error is None else str(error) or type(error).__name__,
         damage=attempt.damage,
     )
+
+
+def _finite(number: float | None) -> float | None:
+    """JSON has no NaN; the span has it."""
+    return number if number is None or math.isfinite(number) else None

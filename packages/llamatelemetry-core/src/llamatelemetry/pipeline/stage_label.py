@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from opentelemetry.trace import Link, Span
 
 from llamatelemetry.errors import LlamatelemetryError
-from llamatelemetry.pipeline.context import PipelineContext
+from llamatelemetry.pipeline.context import PipelineContext, parameters_text
 from llamatelemetry.pipeline.resources import StageResources
 from llamatelemetry.pipeline.step_log import StepLog
 from llamatelemetry.semconv.pipeline import StageFacts
@@ -62,7 +61,7 @@ def stage_facts(
         version=label.version,
         key=label.key,
         reused=label.reused,
-        parameters_json=json.dumps(dict(label.parameters), default=str) if label.parameters else None,
+        parameters_json=parameters_text(label.parameters) if label.parameters else None,
         inputs=label.inputs,
         outputs=outputs,
         cpu_s=None if spent is None else spent.cpu_s,
