@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gguf
 import pytest
 
 from llamatelemetry.errors import InvalidValueError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ def new_file(path: Path, size_bytes: int) -> Iterator[int]:
     # Short, because a name that is as long as names may be has no room for more.
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
+        _check_name(path)
         descriptor = os.open(temporary, _NEW, 0o644)
     except (OSError, ValueError) as error:
         raise _unwritable(path, error, size_bytes) from error
@@ -46,6 +48,15 @@ def new_file(path: Path, size_bytes: int) -> Iterator[int]:
         with suppress(OSError):
             temporary.unlink()
     _sync_folder(path.parent)
+
+
+def _check_name(path: Path) -> None:
+    """Sees that a file can have that name: renaming would say so only when all the work is done."""
+    try:
+        if stat.S_ISDIR(path.lstat().st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    except FileNotFoundError:
+        pass
 
 
 def _sync_folder(folder: Path) -> None:

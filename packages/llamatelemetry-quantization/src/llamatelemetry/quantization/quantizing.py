@@ -132,7 +132,7 @@ def quantize(
         _check_importance(choices, columns, chosen)
         noted = {} if importance is None else importance_metadata(importance)
         plan = plan_output(layout, choices, file_type=chosen, metadata={**noted, **metadata})
-        with _unchanged(source, file), new_file(target, plan.size_bytes) as made:
+        with new_file(target, plan.size_bytes) as made, _unchanged(source, file):
             _write_head(plan, file, made)
             workers = [Worker(ggml, file.fileno(), made, path=source, importance=columns) for _ in range(crew)]
             _carry_out(plan, workers, on_progress)
