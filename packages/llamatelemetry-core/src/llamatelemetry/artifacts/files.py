@@ -30,6 +30,7 @@ from llamatelemetry.errors import (
 )
 
 SUFFIX: Final = ".manifest.json"
+"""What a manifest is called after its artifact's name."""
 
 
 class Difference(StrEnum):

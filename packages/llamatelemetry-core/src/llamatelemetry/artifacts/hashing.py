@@ -23,6 +23,7 @@ from llamatelemetry.errors import ArtifactChangedError, ArtifactMissingError, Un
 BUFFER_BYTES: Final = 2**20
 """Read at once: enough to keep the cost of a read small, little enough to stay in a CPU's cache."""
 MAX_WORKERS: Final = 16
+"""Threads: more are waiting for the disk or for memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ from llamatelemetry.artifacts.statement import statement
 from llamatelemetry.errors import LlamatelemetryError, MissingDependencyError, SignatureError
 
 SIGNATURE_SUFFIX: Final = ".sig"
+"""What a signature is called after the name of what it covers."""
 MAX_SIGNATURE_BYTES: Final = 32 * 2**20
 PREDICATE_TYPE: Final = "https://model_signing/signature/v1.0"
 _IGNORED: Final = (".git", ".gitattributes", ".github", ".gitignore")
