@@ -64,7 +64,9 @@ def read_importance(path: str | os.PathLike[str]) -> Importance:
         is_gguf = file.read(4) == b"GGUF"
         file.seek(0)
         try:
-            found = _read_gguf(path, file) if is_gguf else _read_dat(path, file)
+            # Numbers that are not finite are an error below, and no warning before it.
+            with np.errstate(all="ignore"):
+                found = _read_gguf(path, file) if is_gguf else _read_dat(path, file)
         except OSError as error:
             raise ModelFileError(path, f"cannot be read: {error.strerror}") from error
     for name, values in found.entries.items():
