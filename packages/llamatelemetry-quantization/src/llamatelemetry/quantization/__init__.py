@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from llamatelemetry.quantization.quantizing import QuantizedModel as QuantizedModel
     from llamatelemetry.quantization.quantizing import QuantizeProgress as QuantizeProgress
     from llamatelemetry.quantization.quantizing import quantize as quantize
+    from llamatelemetry.quantization.stage import QuantizeStage as QuantizeStage
 else:
     _HOMES = {
         "FILE_TYPES": "file_types",
         "FileType": "file_types",
         "Importance": "imatrix",
         "QuantizeProgress": "quantizing",
+        "QuantizeStage": "stage",
         "QuantizedModel": "quantizing",
         "quantize": "quantizing",
         "read_importance": "imatrix",
