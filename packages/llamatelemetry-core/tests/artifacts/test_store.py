@@ -155,6 +155,20 @@ def test_a_manifest_under_another_name_is_not_believed(store: ArtifactStore, fol
     assert store.find(manifest.recipe_digest) is None
 
 
+def test_a_damaged_manifest_stands_in_the_way_of_its_own_artifact_only(
+    store: ArtifactStore, folder: Path, file: Path
+) -> None:
+    good, bad = made(folder), made(file)
+    for manifest, path in ((good, folder), (bad, file)):
+        store.add(manifest, path)
+    (store.folder / "manifests" / f"{bad.digest}.json").write_text("{}")
+    assert store.made(good.content_digest) == (good,)
+    assert set(store.digests()) == {good.digest, bad.digest}
+    assert list(store.manifests(good.digest[:20])) == [good]
+    with pytest.raises(InvalidManifestError, match=bad.digest):
+        store.made(bad.content_digest)
+
+
 def test_a_recipe_that_leads_to_what_another_made_is_not_believed(store: ArtifactStore, folder: Path) -> None:
     manifest, other = made(folder), made(folder, stage="quantize")
     store.add(manifest, folder)

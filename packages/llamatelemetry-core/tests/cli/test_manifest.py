@@ -174,6 +174,18 @@ def test_show_has_the_facts_for_people_and_all_of_them_as_json(manifest: Said, f
     assert (said["digest"], said["kind"], len(said["parents"])) == (family["model.gguf"], "gguf", 3)
 
 
+def test_show_prints_the_documents_of_others_for_whatever_has_a_manifest(
+    manifest: Said, family: dict[str, Any]
+) -> None:
+    said = json.loads(manifest("show", "model.gguf", "--as", "provenance")[1])
+    assert said["predicateType"] == "https://slsa.dev/provenance/v1"
+    assert len(said["predicate"]["buildDefinition"]["resolvedDependencies"]) == 3
+    said = json.loads(manifest("show", family["model.gguf"], "--as", "bom")[1])
+    assert [each["name"] for each in said["components"]] == ["base", "data.jsonl"]
+    said = json.loads(manifest("show", "base", "--as", "signed")[1])
+    assert [each["name"] for each in said["predicate"]["resources"]] == ["config.json", "model.safetensors"]
+
+
 def test_many_files_are_shown_when_they_are_asked_for(manifest: Said, here: Path) -> None:
     for number in range(20):
         (here / "base" / f"part-{number:02}.bin").touch()

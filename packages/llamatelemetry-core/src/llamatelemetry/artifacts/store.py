@@ -44,7 +44,7 @@ class ArtifactStore:
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
+        self.folder: Path = Path(folder)
         self._objects = self.folder / OBJECTS
         self._manifests = self.folder / "manifests"
         self._recipes = self.folder / "recipes"
@@ -168,15 +168,19 @@ class ArtifactStore:
         verify_files(manifest, path, progress=progress)
         return path
 
-    def manifests(self) -> Iterator[ArtifactManifest]:
-        """Every manifest, in the order of digests.
+    def manifests(self, first_digits: str = "") -> Iterator[ArtifactManifest]:
+        """Every manifest whose digest begins so, in the order of digests.
 
         Raises:
             ArtifactError: One cannot be read or is not what its name says.
         """
-        for path in sorted(self._manifests.glob("*.json")):
-            if not path.name.startswith("."):  # One that is being written.
-                yield self.get(path.stem)
+        for digest in self.digests(first_digits):
+            yield self.get(digest)
+
+    def digests(self, first_digits: str = "") -> tuple[str, ...]:
+        """Digests of every manifest that begin so, in order. No manifest is read."""
+        names = (path.stem for path in self._manifests.glob("*.json"))
+        return tuple(sorted(name for name in names if name.startswith(first_digits) and not name.startswith(".")))
 
     def _take(
         self,
@@ -218,12 +222,24 @@ class ArtifactStore:
         """Every manifest of the same content, the one made last first.
 
         Two runs that make the same leave two manifests. All manifests are read, so it is not for a loop.
+        A damaged one is passed over as long as another describes the content.
 
         Raises:
-            ArtifactError: A manifest cannot be read or is not what its name says.
+            ArtifactError: None does, and one cannot be read or is not what its name says.
         """
         checks.sha256("content_digest", content_digest)
-        found = [manifest for manifest in self.manifests() if manifest.content_digest == content_digest]
+        found: list[ArtifactManifest] = []
+        damage: ArtifactError | None = None
+        for digest in self.digests():
+            try:
+                manifest = self.get(digest)
+            except ArtifactError as error:
+                damage = error
+                continue
+            if manifest.content_digest == content_digest:
+                found.append(manifest)
+        if damage is not None and not found:
+            raise damage
         return tuple(sorted(found, key=lambda manifest: -manifest.created_ns))
 
     def _holds(self, path: Path) -> bool:

@@ -8,13 +8,14 @@ from typing import Any, Final
 import click
 from rich.text import Text
 
-from llamatelemetry.artifacts.bill_of_materials import write_bill_of_materials
+from llamatelemetry.artifacts.bill_of_materials import bill_of_materials, write_bill_of_materials
 from llamatelemetry.artifacts.files import Finding, compare_files, create_manifest, verify_files, write_manifest
 from llamatelemetry.artifacts.graph import Ancestry, ancestry
 from llamatelemetry.artifacts.kinds import guess_kind
 from llamatelemetry.artifacts.manifest import ArtifactManifest
+from llamatelemetry.artifacts.provenance import provenance as provenance_of
 from llamatelemetry.artifacts.provenance import write_provenance
-from llamatelemetry.artifacts.signing import sign_artifact, signature_path, verify_signatures
+from llamatelemetry.artifacts.signing import sign_artifact, signature_path, signing_statement, verify_signatures
 from llamatelemetry.artifacts.store import ArtifactStore
 from llamatelemetry.cli.hash_progress import hash_bar
 from llamatelemetry.cli.manifest_origin import origin_of, pairs, parameters, roles
@@ -205,16 +206,32 @@ def verify(target: str, key: Path | None, store: Path, *, as_json: bool) -> int:
 @manifest.command(
     short_help="Show a manifest.",
     epilog=f"{_TARGET}\n"
-    + examples("llamatelemetry manifest show model.gguf", "llamatelemetry manifest show 3f786850e387 --files --json"),
+    + examples(
+        "llamatelemetry manifest show model.gguf",
+        "llamatelemetry manifest show 3f786850e387 --files",
+        "llamatelemetry manifest show model.gguf --as provenance",
+    ),
 )
 @click.argument("target")
 @click.option("--files", "all_files", is_flag=True, help="Show every file.")
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice(["provenance", "bom", "signed"]),
+    help="Print it as SLSA provenance, as a CycloneDX bill of materials, or as what model-signing signs.",
+)
 @_store_option
 @json_option
-def show(target: str, store: Path, *, all_files: bool, as_json: bool) -> None:
+def show(*, target: str, store: Path, form: str | None, all_files: bool, as_json: bool) -> None:
     """Show what the manifest of TARGET says. The files themselves are not looked at: `verify` does."""
     meant = find_target(target, store)
-    if as_json:
+    if form == "provenance":
+        print_json(provenance_of(meant.manifest))
+    elif form == "bom":
+        print_json(bill_of_materials(meant.manifest, ancestry(meant.manifest, ArtifactStore(store)).found.values()))
+    elif form == "signed":
+        print_json(signing_statement(meant.manifest))
+    elif as_json:
         print_json(manifest_data(meant.manifest))
     else:
         console().print(manifest_view(meant.manifest, all_files=all_files))

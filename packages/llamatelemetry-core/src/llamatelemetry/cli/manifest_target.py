@@ -60,9 +60,10 @@ def find_target(named: str, store: Path) -> Target:
 
 
 def _by_digest(digits: str, store: ArtifactStore) -> Target:
-    found = [manifest for manifest in store.manifests() if manifest.digest.startswith(digits)]
+    found = store.digests(digits)
     if not found:
         raise ArtifactMissingError(digits, f"no manifest in {store.folder} has a digest that begins so")
     if len(found) > 1:
         raise InvalidValueError("digest", digits, f"{len(found)} manifests begin so; give more digits")
-    return Target(manifest=found[0], artifact=store.path(found[0]))
+    manifest = store.get(found[0])
+    return Target(manifest=manifest, artifact=store.path(manifest))
