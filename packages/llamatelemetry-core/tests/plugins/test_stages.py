@@ -23,13 +23,13 @@ def test_a_stage_is_listed_without_being_imported_and_resolved_when_asked_for(sh
     shelf.plant("mix", STAGES.format(name="mix", module="mix_plugin"), targets=TARGETS)
     answer = shelf.ask(
         """
-        names = [(each.name, each.summary, each.plugin) for each in plugins.stages]
+        names = [(each.name, each.summary, each.plugin) for each in plugins.stages if each.plugin == "mix"]
         before = "mix_plugin_targets" in sys.modules
         answer = [names, before, plugins.resolve_stage("mix").__name__]
         """
     )
     assert answer == [[["mix", "Does something.", "mix"]], False, "Stage"]
-    assert shelf.plugins()["stages"] == [{"name": "mix", "target": "mix_plugin_targets:Stage", "plugin": "mix"}]
+    assert {"name": "mix", "target": "mix_plugin_targets:Stage", "plugin": "mix"} in shelf.plugins()["stages"]
     assert "mix (mix)" in shelf.llamatelemetry("plugins").stdout
 
 
@@ -39,10 +39,10 @@ def test_a_plugin_whose_registration_breaks_takes_no_other_with_it(shelf: Any) -
     answer = shelf.ask(
         """
         states = {each.name: each.state for each in plugins.reports}
-        answer = [list(plugins.stages.names), states["bad"], states["mix"]]
+        answer = ["bad" in plugins.stages, "mix" in plugins.stages, states["bad"], states["mix"]]
         """
     )
-    assert answer == [["mix"], "failed", "loaded"]
+    assert answer == [False, True, "failed", "loaded"]
 
 
 def test_a_stage_that_is_not_there_or_cannot_be_used_is_a_typed_error(shelf: Any) -> None:
@@ -60,4 +60,4 @@ def test_a_stage_that_is_not_there_or_cannot_be_used_is_a_typed_error(shelf: Any
         """
     )
     assert "is not a class" in answer[0]
-    assert "no stage is named 'mux'; registered: mix." in answer[1]
+    assert "no stage is named 'mux'; registered: mix" in answer[1]
