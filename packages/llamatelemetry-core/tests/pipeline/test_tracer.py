@@ -109,6 +109,27 @@ def test_an_exception_passes_and_is_on_both_spans(spans):
     assert [event.name for event in spans.named("finetune").events] == ["exception"]
 
 
+def test_a_secret_in_an_errors_words_is_not_on_the_spans(spans):
+    token = "hf_" + "a" * 30
+    with pytest.raises(PipelineError), PipelineTracer("road") as tracer, tracer.stage("finetune"):
+        raise PipelineError(f"401 for {token}")
+    for name in ("finetune", "pipeline road"):
+        span = spans.named(name)
+        assert span.status.description == "401 for [redacted:api_key]"
+        assert token not in str([dict(event.attributes) for event in span.events])
+
+
+def test_an_error_that_cannot_be_put_in_words_ends_the_spans_all_the_same(spans):
+    class Mute(Exception):  # noqa: N818
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    with pytest.raises(Mute), PipelineTracer("road") as tracer, tracer.stage("finetune"):
+        raise Mute
+    assert spans.exporter.get_finished_spans()[0].attributes["error.type"] == "Mute"
+    assert [span.name for span in spans.exporter.get_finished_spans()] == ["finetune", "pipeline road"]
+
+
 def test_ctrl_c_ends_the_spans_too(spans):
     with pytest.raises(KeyboardInterrupt), PipelineTracer("road") as tracer, tracer.stage("finetune"):
         raise KeyboardInterrupt

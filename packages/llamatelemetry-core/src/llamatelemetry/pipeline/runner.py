@@ -17,13 +17,13 @@ from llamatelemetry.clock import SYSTEM_CLOCK, Clock
 from llamatelemetry.errors import ArtifactError, PipelineDefinitionError, StageFailedError
 from llamatelemetry.pipeline.context import PipelineContext
 from llamatelemetry.pipeline.execution import Attempt, Place
+from llamatelemetry.pipeline.failure import error_type_of
 from llamatelemetry.pipeline.given import take_in
 from llamatelemetry.pipeline.nodes import GIVEN, Node, nodes_of
 from llamatelemetry.pipeline.outcome import RunRecord, RunState, StageOutcome, StageState, write_record
 from llamatelemetry.pipeline.progress import Listener, Progress, tell
 from llamatelemetry.pipeline.signals import ends_softly
 from llamatelemetry.pipeline.stage import Artifact, Stage
-from llamatelemetry.pipeline.stage_label import error_type_of
 from llamatelemetry.pipeline.tracer import PipelineTracer
 from llamatelemetry.pipeline.wiring import Wiring, kinds_given, wire
 from llamatelemetry.pipeline.work import work_folder

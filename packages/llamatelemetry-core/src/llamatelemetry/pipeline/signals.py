@@ -27,7 +27,8 @@ def ends_softly() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGTERM) is _exit:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _exit(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -38,7 +38,7 @@ class Artifact:
     """An artifact that was held to its manifest.
 
     Attributes:
-        path: Its file or folder. Read it; what is written to it is found out and thrown away.
+        path: Its file or folder, to be read and left as it is: the next run would find it damaged.
         manifest: What it is and where it came from.
     """
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from opentelemetry.trace import Link, Span
+from opentelemetry.trace import Link
 
-from llamatelemetry.errors import LlamatelemetryError
 from llamatelemetry.pipeline.context import PipelineContext, parameters_text
 from llamatelemetry.pipeline.resources import StageResources
 from llamatelemetry.pipeline.step_log import StepLog
@@ -74,16 +73,3 @@ def stage_facts(
         loss_min=steps.loss_min,
         error_type=error_type,
     )
-
-
-def error_type_of(error: BaseException) -> str:
-    """The low-cardinality name that ``error.type`` has for an error."""
-    return error.error_type if isinstance(error, LlamatelemetryError) else type(error).__name__
-
-
-def ids_of(span: Span | None) -> tuple[str, str]:
-    """Ids of a span and its trace, 32 and 16 hexadecimal digits; empty if it is not sampled: then it is nowhere."""
-    known = None if span is None else span.get_span_context()
-    if known is None or not known.is_valid or not known.trace_flags.sampled:
-        return "", ""
-    return f"{known.trace_id:032x}", f"{known.span_id:016x}"

@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Final, ParamSpec, Self, TypeVar
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, Status, StatusCode, set_span_in_context
+from opentelemetry.trace import Span, set_span_in_context
 
 from llamatelemetry.artifacts.manifest import ArtifactOrigin
 from llamatelemetry.clock import Clock
 from llamatelemetry.errors import InvalidValueError
 from llamatelemetry.otel.guard import quietly
+from llamatelemetry.pipeline.failure import error_type_of, ids_of, record_failure
 from llamatelemetry.pipeline.gpu_watch import GPUWatch
 from llamatelemetry.pipeline.instruments import StageInstruments
 from llamatelemetry.pipeline.resources import ResourceWatch, StageResources
-from llamatelemetry.pipeline.stage_label import StageLabel, error_type_of, ids_of, stage_facts
+from llamatelemetry.pipeline.stage_label import StageLabel, stage_facts
 from llamatelemetry.pipeline.step_log import StepLog, TrainingStep
 from llamatelemetry.semconv.gpu import GPUFacts, gpu_section_attributes
 from llamatelemetry.semconv.pipeline import (
@@ -211,17 +212,18 @@ class StageTrace:
         self._publish()
         if self._instruments is not None and not self._label.reused:
             self._instruments.stage(duration_ns / 1e9, self._error_type)
-        if self._span.is_recording():
-            self._describe(error)
+        self._describe(error)
         if self._gpus is None:
             self._end(None)
         else:
             self._gpus.close()
 
+    @quietly
     def _describe(self, error: BaseException | None) -> None:
         span = self._span
-        if span is None:
+        if span is None or not span.is_recording():
             return
+        span.set_attributes(stage_attributes(self._facts()))
         for step in self.steps.kept():
             facts = StepFacts(
                 number=step.number, duration_s=step.duration_s, loss=step.loss, learning_rate=step.learning_rate
@@ -231,9 +233,7 @@ class StageTrace:
                 STEP_EVENT, {**(step.figures or {}), **step_attributes(facts)}, min(when, self._ended_unix_ns)
             )
         if error is not None:
-            span.record_exception(error, timestamp=self._ended_unix_ns)
-            span.set_status(Status(StatusCode.ERROR, str(error) or type(error).__name__))
-        span.set_attributes(stage_attributes(self._facts()))
+            record_failure(span, error, self._ended_unix_ns)
 
     @quietly
     def _end(self, gpus: GPUFacts | None) -> None:

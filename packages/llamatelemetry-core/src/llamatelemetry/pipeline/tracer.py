@@ -18,12 +18,13 @@ from opentelemetry import context as otel_context
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import Meter
-from opentelemetry.trace import Span, Status, StatusCode, Tracer, set_span_in_context
+from opentelemetry.trace import Span, Tracer, set_span_in_context
 
 from llamatelemetry.clock import SYSTEM_CLOCK, Clock
 from llamatelemetry.otel.guard import quietly
 from llamatelemetry.pipeline.context import PipelineContext, current_pipeline, with_pipeline
-from llamatelemetry.pipeline.stage_label import StageLabel, error_type_of, ids_of
+from llamatelemetry.pipeline.failure import error_type_of, ids_of, record_failure
+from llamatelemetry.pipeline.stage_label import StageLabel
 from llamatelemetry.pipeline.stage_trace import StageTrace
 from llamatelemetry.pipeline.step_log import DEFAULT_EVENTS
 from llamatelemetry.semconv.gen_ai import ERROR_TYPE
@@ -151,7 +152,7 @@ class PipelineTracer:
             return
         if error is not None:
             span.set_attribute(ERROR_TYPE.name, error_type_of(error))
-            span.set_status(Status(StatusCode.ERROR, str(error) or type(error).__name__))
+            record_failure(span, error)
         span.set_attributes(pipeline_attributes(self.run.facts(stages=self._stages, reused=self._reused)))
         span.end(self._begun_unix_ns + self.clock.monotonic_ns() - self._begun_ns)
 
