@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import gguf
@@ -13,15 +14,23 @@ from opentelemetry import trace
 import llamatelemetry
 from llamatelemetry import InferenceEngine, InferenceRequest, SamplingParams
 from llamatelemetry.artifacts.files import create_manifest, manifest_path, write_manifest
-from llamatelemetry.artifacts.lineage import lineage_of
+from llamatelemetry.artifacts.lineage import Lineage, lineage_of
 from llamatelemetry.artifacts.manifest import ArtifactOrigin
+from llamatelemetry.llama.gguf import read_gguf
 from llamatelemetry.llama.model_files import demo_model
+from llamatelemetry.pipeline import Pipeline, PipelineContext, Port, StageContext
 from llamatelemetry.testing.emitted import EmittedSpan
 from llamatelemetry.testing.semconv import assert_valid_spans
 
 REQUEST = InferenceRequest(
     messages=[{"role": "user", "content": "Hi"}], max_tokens=2, sampling=SamplingParams(temperature=0)
 )
+
+
+def marked_copy(source: Path, path: Path, lineage: Lineage) -> None:
+    """A GGUF with a lineage in its metadata, written by upstream's own package."""
+    added = {key: MetadataDetails(gguf.GGUFValueType.STRING, value) for key, value in lineage.metadata().items()}
+    copy_with_new_metadata(gguf.GGUFReader(source), gguf.GGUFWriter(path, "llama"), added, [])
 
 
 @pytest.fixture
@@ -37,11 +46,24 @@ def made(telemetry, tmp_path: Path) -> tuple[Path, ArtifactOrigin]:
             trace_id=trace.format_trace_id(context.trace_id),
             span_id=trace.format_span_id(context.span_id),
         )
-        written = lineage_of(origin).metadata().items()
-        added = {key: MetadataDetails(gguf.GGUFValueType.STRING, value) for key, value in written}
-        copy_with_new_metadata(gguf.GGUFReader(demo_model()), gguf.GGUFWriter(path, "llama"), added, [])
+        marked_copy(demo_model(), path, lineage_of(origin))
     write_manifest(create_manifest(path, kind="gguf", origin=origin), path)
     return path, origin
+
+
+class Export:
+    """A stage that copies a GGUF and names itself in it."""
+
+    name, version, tools = "export_gguf", "1", {}
+    parameters: Mapping[str, str] = {}
+    inputs = (Port(name="model", kind="gguf"),)
+    outputs = (Port(name="gguf", kind="gguf"),)
+
+    def run(self, context: StageContext) -> Mapping[str, Path]:
+        path = context.folder / "tuned.gguf"
+        lineage = lineage_of(context.trace.origin(), context.inputs["model"].manifest.digest)
+        marked_copy(context.path("model"), path, lineage)
+        return {"gguf": path}
 
 
 def answer_of(path: Path, telemetry) -> EmittedSpan:
@@ -93,3 +115,19 @@ def test_a_model_that_was_tampered_with_answers_and_leads_nowhere(
     assert span.attributes["llamatelemetry.model.sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert "is tampered: it has the SHA-256" in caplog.text
     assert llamatelemetry.flush()
+
+
+def test_a_model_served_from_a_pipelines_store_leads_to_the_stage_that_made_it(telemetry, tmp_path: Path) -> None:
+    telemetry.start()
+    given = tmp_path / "base.gguf"
+    given.write_bytes(demo_model().read_bytes())
+    run = Pipeline([Export()]).run(PipelineContext(name="p"), store=tmp_path / "store", inputs={"model": given})
+    artifact = run.artifacts["export_gguf.gguf"]
+    (parent,) = artifact.manifest.parents
+    assert read_gguf(artifact.path).metadata["llamatelemetry.lineage.parent_digest"] == parent.digest
+    span = answer_of(artifact.path, telemetry)
+    (link,) = span.links
+    stage = next(each for each in telemetry.spans() if each.span_id == link.span_id)
+    assert (stage.name, stage.trace_id) == ("export_gguf", link.trace_id)
+    assert stage.attributes["llamatelemetry.pipeline.run.id"] == span.attributes["llamatelemetry.model.run.id"]
+    assert span.attributes["llamatelemetry.model.manifest"] == "verified"
