@@ -87,7 +87,7 @@ class StageContext:
         learning_rate: float | None = None,
         **figures: float,
     ) -> None:
-        """Says that a step ended, as :meth:`StageTrace.step`. Never raises."""
+        """Says that a step ended, as :meth:`~llamatelemetry.pipeline.stage_trace.StageTrace.step`. Never raises."""
         self.trace.step(number, loss=loss, learning_rate=learning_rate, **figures)
 
     def progress(self, done: float, total: float | None = None, unit: str = "") -> None:

@@ -50,7 +50,7 @@ _KEY: Final = otel_context.create_key("llamatelemetry.pipeline.stage")
 
 
 class StageTrace:
-    """One stage, from entering it to leaving it. Made by :meth:`PipelineTracer.stage`.
+    """One stage, from entering it to leaving it. Made by :meth:`~llamatelemetry.pipeline.tracer.PipelineTracer.stage`.
 
     A context manager, and a decorator of functions and coroutine functions, each call of which is a stage.
 

@@ -15,7 +15,7 @@ _FIGURES: Final = ("grad_norm", "epoch")
 
 
 class TrainerSteps:
-    """A callback for ``Trainer(callbacks=[...])``. Made by :meth:`StageTrace.trainer_callback`.
+    """A callback for ``Trainer(callbacks=[...])``. Made by ``StageTrace.trainer_callback()``.
 
     Every optimizer step is a step of the stage. Its loss and learning rate are those that the trainer logs
     for it, which are means since it logged last; ``logging_steps=1`` gives each step its own.
