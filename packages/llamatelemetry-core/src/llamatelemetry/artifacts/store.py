@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Final
 from llamatelemetry.artifacts import checks
 from llamatelemetry.artifacts.atomic import sync_folder, write_atomically
 from llamatelemetry.artifacts.files import read_manifest, verify_files
+from llamatelemetry.artifacts.filling import folder_to_fill
 from llamatelemetry.artifacts.hashing import HashProgress
 from llamatelemetry.artifacts.manifest import ArtifactManifest
 from llamatelemetry.artifacts.tree import is_folder, list_files, unreadable
@@ -194,8 +194,8 @@ class ArtifactStore:
         """Brings the files in under a temporary name, holds them to the manifest there, and renames."""
         if is_folder(path):
             list_files(path)  # Both refuse links and special files before anything is copied.
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=self._objects, ignore_cleanup_errors=True) as waiting:
-            new = Path(waiting, "files")
+        with folder_to_fill(self._objects) as waiting:
+            new = waiting / "files"
             if not manifest.is_folder:
                 new.mkdir()
             target = new if manifest.is_folder else new / manifest.files[0].path
@@ -209,7 +209,7 @@ class ArtifactStore:
                 _settle(new / file.path)
             if place.exists() and not self._is_whole(manifest):
                 with suppress(FileNotFoundError):  # Somebody else moved it away.
-                    place.rename(Path(waiting, "broken"))
+                    place.rename(waiting / "broken")
             try:
                 new.rename(place)
             except OSError:
