@@ -1,6 +1,6 @@
 """SHA-256 of many files at once, and of none that changes meanwhile.
 
-hashlib lets other threads run while it works, so files are spread over threads, the largest first.
+hashlib lets other threads run while it works, so large files are spread over threads, the largest first.
 Each is looked at before and after: a file that somebody writes to has no digest worth keeping.
 """
 
@@ -22,6 +22,8 @@ from llamatelemetry.errors import ArtifactChangedError, ArtifactMissingError, Un
 
 BUFFER_BYTES: Final = 2**20
 """Read at once: enough to keep the cost of a read small, little enough to stay in a CPU's cache."""
+_LARGE_BYTES: Final = 2**18
+"""Below it a file costs Python more than hashlib, and threads would wait for each other."""
 MAX_WORKERS: Final = 16
 """Threads: more are waiting for the disk or for memory."""
 
@@ -66,7 +68,8 @@ def hash_files(
 
     Args:
         paths: Plain files.
-        workers: Threads; one for each CPU that this process may use where None, and :data:`MAX_WORKERS` at most.
+        workers: Threads for large files; one for each CPU that this process may use where None, and
+            :data:`MAX_WORKERS` at most.
         progress: Called after every :data:`BUFFER_BYTES`, from one thread at a time, which it should not keep.
 
     Raises:
@@ -77,22 +80,24 @@ def hash_files(
     """
     sizes = [_size(path) for path in paths]
     tally = _Tally(sum(sizes), len(paths), progress)
-    threads = min(len(paths), workers or len(os.sched_getaffinity(0)), MAX_WORKERS)
+    large = sorted((index for index, size in enumerate(sizes) if size >= _LARGE_BYTES), key=lambda index: -sizes[index])
+    threads = min(len(large), workers or len(os.sched_getaffinity(0)), MAX_WORKERS)
     if threads <= 1:
         return tuple(_hash_file(path, tally) for path in paths)
-    # One iterator for all threads, which take from it in turns: a task for each small file would cost more than it.
-    largest_first = iter(sorted(range(len(paths)), key=lambda index: -sizes[index]))
     digests: dict[int, FileDigest] = {}
 
-    def work() -> None:
-        for index in largest_first:
+    def work(waiting: Iterator[int]) -> None:
+        for index in waiting:
             if tally.stopped:
                 return
             digests[index] = _hash_file(paths[index], tally)
 
     with ThreadPoolExecutor(threads, thread_name_prefix="llamatelemetry-hash") as pool:
+        in_turns = iter(large)  # All threads take from it.
+        tasks = [pool.submit(work, in_turns) for _ in range(threads)]
+        tasks.append(pool.submit(work, iter([index for index, size in enumerate(sizes) if size < _LARGE_BYTES])))
         try:
-            for done in as_completed([pool.submit(work) for _ in range(threads)]):
+            for done in as_completed(tasks):
                 done.result()
         finally:
             # After a failure, and after Ctrl-C, nobody waits for the rest.
