@@ -192,7 +192,11 @@ def test_verifying_names_what_is_not_what_it_was(mix):
             'use = "lower"',
             "p.toml: stage[0].use='lower' is not valid: no stage is named 'lower'; registered: ",
         ),
-        ('"first.text"', '"third.text"', "stage 'second': inputs.text='third.text' is not valid"),
+        (
+            '"first.text"',
+            '"third.text"',
+            "p.toml: stage[1].inputs.text='third.text' is not valid: nothing before it is named so",
+        ),
         ('text = "a.txt"', 'text = "b.txt"', "b.txt is not there"),
     ],
 )

@@ -113,6 +113,23 @@ def test_a_file_without_stages_or_a_name_is_no_pipeline(written, text):
         read_definition(written(text))
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong", "field"),
+    [
+        ('"upper.text"', '"uper.text"', "stage[1].inputs.text"),
+        ('inputs = { text = "upper.text" }', "", "stage[1].inputs.text"),
+        ('text = "texts/a.txt"', "", "stage[0].inputs.text"),
+        ('text = "texts/a.txt"', 'text = "texts/a.txt"\nmodel = "m"', "inputs.model"),
+    ],
+)
+def test_what_cannot_be_wired_is_named_by_its_field_in_the_file(written, right, wrong, field):
+    definition = read_definition(written(GOOD.replace(right, wrong, 1)))
+    with pytest.raises(PipelineDefinitionError) as caught:
+        definition.wire(definition.build(resolve))
+    assert caught.value.field == field
+    assert caught.value.path.endswith("pipeline.toml")
+
+
 def test_a_file_that_is_not_there_or_is_no_toml_says_so(written, tmp_path):
     with pytest.raises(PipelineDefinitionError, match="No such file"):
         read_definition(tmp_path / "absent.toml")

@@ -73,8 +73,8 @@ def run(file: Path, store: Path | None, run_id: str | None, *, dry_run: bool, as
     definition = read_definition(file)
     with plugin_log_off():
         made = definition.build(load_plugins().resolve_stage)
+    wiring = definition.wire(made)
     if dry_run:
-        wiring = made.wire(dict.fromkeys(definition.inputs))
         if as_json:
             print_json({"pipeline": definition.about["name"], "inputs": wiring})
         else:

@@ -58,7 +58,7 @@ def stage_data(registration: Registration | None, stage: type) -> dict[str, Any]
         "name": stage.__name__ if registration is None else registration.name,
         "summary": "" if registration is None else registration.summary,
         "plugin": "" if registration is None else registration.plugin,
-        "help": inspect.getdoc(stage) or "",
+        "help": (inspect.getdoc(stage) or "").partition("\n\nRaises:")[0],
         "inputs": _ports(stage, "inputs"),
         "outputs": _ports(stage, "outputs"),
         "parameters": parameters,

@@ -26,11 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from llamatelemetry.errors import PipelineDefinitionError, UnknownNameError
+from llamatelemetry.errors import PipelineDefinitionError, StageInputError, UnknownNameError
 from llamatelemetry.pipeline.context import PipelineContext
 from llamatelemetry.pipeline.nodes import Node, check_stage
 from llamatelemetry.pipeline.parameters import make_stage
 from llamatelemetry.pipeline.runner import Pipeline
+from llamatelemetry.pipeline.wiring import Wiring
 
 MAX_BYTES: Final = 2**20
 DEFAULT_STORE: Final = "llamatelemetry-artifacts"
@@ -104,6 +105,21 @@ class Definition:
         except PipelineDefinitionError as error:
             field = error.field.replace("stages[", "stage[", 1)
             raise PipelineDefinitionError(field, error.value, error.fix, path=self.path) from None
+
+    def wire(self, pipeline: Pipeline) -> Wiring:
+        """Where every input of its pipeline comes from; nothing is run.
+
+        Raises:
+            PipelineDefinitionError: An input has no source, several, or one of another kind; the error names the field.
+        """
+        try:
+            return pipeline.wire(dict.fromkeys(self.inputs))
+        except StageInputError as error:
+            index = [node.id for node in pipeline.nodes].index(error.stage)
+            field = f"stage[{index}].inputs.{error.input}"
+            raise PipelineDefinitionError(field, error.value, error.fix, path=self.path) from None
+        except PipelineDefinitionError as error:
+            raise self._located(error) from None
 
     def _located(self, error: PipelineDefinitionError) -> PipelineDefinitionError:
         return PipelineDefinitionError(error.field, error.value, error.fix, path=self.path)

@@ -72,8 +72,13 @@ class Pipeline:
 
         Raises:
             StageInputError: An input has no source, several, or one of another kind.
+            PipelineDefinitionError: Something that is given goes nowhere.
         """
-        return wire(self.nodes, given or {})
+        wiring = wire(self.nodes, given or {})
+        taken = kinds_given(self.nodes, wiring)
+        if unused := [name for name in given or {} if name not in taken]:
+            raise PipelineDefinitionError(f"{GIVEN}.{unused[0]}", unused[0], "no stage takes it; leave it out")
+        return wiring
 
     def run(
         self,
@@ -106,8 +111,6 @@ class Pipeline:
         given = {name: Path(path) for name, path in (inputs or {}).items()}
         wiring = self.wire(dict.fromkeys(given))
         kinds = kinds_given(self.nodes, wiring)
-        if unused := sorted(set(given) - set(kinds)):
-            raise PipelineDefinitionError(f"{GIVEN}.{unused[0]}", str(given[unused[0]]), "no stage takes it")
         # A stage may go to another folder.
         kept = ArtifactStore((store.folder if isinstance(store, ArtifactStore) else Path(store)).absolute())
         tracer = PipelineTracer(context, clock=clock)
