@@ -48,10 +48,8 @@ class PipelineBars:
         """Shows one piece of news."""
         title = f"{news.number}/{news.of} {news.stage}" if news.stage else "what is given"
         if self._lines and news.state in {"started", *_ENDS}:
-            what = _ENDS.get(news.state, "…")
-            # A failure is told in full when the command ends.
-            more = f": {news.message}" if news.message and news.state != "failed" else ""
-            self._console.print(f"{title} {what}{more}")
+            # Why one failed, or was made anew, is told in full when the command ends.
+            self._console.print(f"{title} {_ENDS.get(news.state, '…')}")
         if not self._bars:
             return
         if news.stage not in self._tasks:
