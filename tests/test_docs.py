@@ -20,11 +20,13 @@ EXECUTED = (
     "docs/pipeline.md",
     "docs/placement.md",
     "docs/plugins.md",
+    "docs/quantization.md",
     "docs/quickstart.md",
     "docs/scheduling.md",
     "docs/topology.md",
     "packages/llamatelemetry-core/README.md",
     "packages/llamatelemetry-llamacpp/README.md",
+    "packages/llamatelemetry-quantization/README.md",
     "packages/llamatelemetry-transformers/README.md",
 )
 PAGES = sorted(

@@ -58,6 +58,13 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.transformers.checkpoint",
         "llamatelemetry.transformers.safetensors_header",
     ),
+    "Quantization": (
+        "llamatelemetry.quantization.quantizing",
+        "llamatelemetry.quantization.file_types",
+        "llamatelemetry.quantization.imatrix",
+        "llamatelemetry.quantization.stage",
+        "llamatelemetry.quantization.testing",
+    ),
     "GPUs": (
         "llamatelemetry.gpu.section",
         "llamatelemetry.gpu.use",
