@@ -6,6 +6,10 @@ Importing this package imports nothing else: every public name is loaded on firs
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from llamatelemetry.quantization.converting import CONVERTED_TYPES as CONVERTED_TYPES
+    from llamatelemetry.quantization.converting import ConvertedModel as ConvertedModel
+    from llamatelemetry.quantization.converting import ConvertProgress as ConvertProgress
+    from llamatelemetry.quantization.converting import convert as convert
     from llamatelemetry.quantization.file_types import FILE_TYPES as FILE_TYPES
     from llamatelemetry.quantization.file_types import FileType as FileType
     from llamatelemetry.quantization.imatrix import Importance as Importance
@@ -16,12 +20,16 @@ if TYPE_CHECKING:
     from llamatelemetry.quantization.stage import QuantizeStage as QuantizeStage
 else:
     _HOMES = {
+        "CONVERTED_TYPES": "converting",
+        "ConvertProgress": "converting",
+        "ConvertedModel": "converting",
         "FILE_TYPES": "file_types",
         "FileType": "file_types",
         "Importance": "imatrix",
         "QuantizeProgress": "quantizing",
         "QuantizeStage": "stage",
         "QuantizedModel": "quantizing",
+        "convert": "converting",
         "quantize": "quantizing",
         "read_importance": "imatrix",
     }
