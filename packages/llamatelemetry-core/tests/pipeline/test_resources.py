@@ -36,6 +36,18 @@ def test_memory_that_came_and_went_is_in_the_peak():
     assert (watch.close().memory_peak_bytes or 0) >= before + 2**26
 
 
+def test_a_peak_too_short_to_be_seen_is_known_where_the_system_keeps_it():
+    code = (
+        "from llamatelemetry.pipeline.resources import ResourceWatch\n"
+        "before = ResourceWatch().close().memory_peak_bytes\n"
+        "watch = ResourceWatch()\n"
+        "bytearray(b'x') * 2**25\n"
+        "print(watch.close().memory_peak_bytes - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert int(done.stdout) >= 2**24
+
+
 def test_watches_within_each_other_see_their_own_part():
     outer = ResourceWatch()
     ballast = bytearray(b"x") * 2**27

@@ -135,6 +135,23 @@ def test_a_stage_with_several_outputs_is_reused_only_if_all_are_there(join, stor
     assert again.artifacts["join.report"].path.exists()
 
 
+def test_what_was_made_as_another_kind_is_not_taken_for_this_one(join, store):
+    Pipeline([join()]).run("road", store=store)
+    run = Pipeline([join(outputs=(Port(name="text", kind="dataset"),))]).run("road", store=store)
+    assert states(run) == ["ran"]
+    assert run.artifacts["join.text"].manifest.kind == "dataset"
+
+
+def test_what_a_stage_leaves_over_is_gone_before_the_next_one_runs(join, store):
+    def leave(context):
+        (context.folder / "scratch").write_bytes(b"large")
+
+    seen = []
+    look = join(name="look", before=lambda context: seen.extend(left_in(context.folder.parent)))
+    Pipeline([join(before=leave), look]).run("road", store=store)
+    assert seen == ["look", "look/text.txt"]
+
+
 def test_a_stage_that_makes_nothing_is_run_every_time(join, store):
     stage = join(outputs=())
     for _ in range(2):

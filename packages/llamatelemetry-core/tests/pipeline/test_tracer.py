@@ -212,6 +212,14 @@ def test_of_many_steps_some_are_events_and_each_is_counted(spans):
     assert span.attributes[f"{PREFIX}loss.last"] == span.attributes[f"{PREFIX}loss.min"] == 0.1
 
 
+def test_a_step_is_never_shown_after_the_end_of_its_stage(spans):
+    clock = ManualClock()
+    with PipelineTracer("road", clock=clock.clock).stage("finetune") as stage:
+        stage.step_at(clock.now_ns() + 10**9, 1, loss=1.0)
+    span = spans.named("finetune")
+    assert span.events[0].timestamp == span.end_time
+
+
 def test_a_step_that_is_no_number_costs_the_step_and_not_the_training(spans, caplog):
     with PipelineTracer("road").stage("finetune") as stage:
         stage.step(loss="high")  # type: ignore[arg-type]

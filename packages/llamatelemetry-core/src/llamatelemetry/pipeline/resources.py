@@ -15,6 +15,7 @@ from llamatelemetry.clock import SYSTEM_CLOCK, Clock
 
 _PERIOD_S: Final = 0.1
 _STATM: Final = Path("/proc/self/statm")
+_STATUS: Final = Path("/proc/self/status")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _RSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024
 """Bytes in what ``getrusage`` counts memory in."""
@@ -55,6 +56,7 @@ class ResourceWatch:
         self._begun_ns = clock.monotonic_ns()
         self._own = resource.getrusage(resource.RUSAGE_SELF)
         self._children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self._high_water = _high_water_bytes()
         self.peak_bytes: int = 0
         _looks.join(self)
 
@@ -63,8 +65,9 @@ class ResourceWatch:
         _looks.leave(self)
         own = resource.getrusage(resource.RUSAGE_SELF)
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        if own.ru_maxrss > self._own.ru_maxrss:
-            self.peak_bytes = own.ru_maxrss * _RSS_UNIT
+        high_water = _high_water_bytes()
+        if high_water > self._high_water:
+            self.peak_bytes = high_water
         grew = children.ru_maxrss > self._children.ru_maxrss
         return StageResources(
             wall_s=(self._clock.monotonic_ns() - self._begun_ns) / 1e9,
@@ -120,6 +123,17 @@ class _Looks:
             return
         for watch in self._watches:
             watch.peak_bytes = max(watch.peak_bytes, resident)
+
+
+def _high_water_bytes() -> int:
+    """Most memory of this process's life; what ``getrusage`` tells begins with what its parent had."""
+    try:
+        for line in _STATUS.read_bytes().splitlines():
+            if line.startswith(b"VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
 
 
 def _cpu_s(usage: resource.struct_rusage) -> float:
