@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from llamatelemetry.quantization.converting import ConvertedModel as ConvertedModel
     from llamatelemetry.quantization.converting import ConvertProgress as ConvertProgress
     from llamatelemetry.quantization.converting import convert as convert
+    from llamatelemetry.quantization.export_stage import ExportGGUFStage as ExportGGUFStage
     from llamatelemetry.quantization.file_types import FILE_TYPES as FILE_TYPES
     from llamatelemetry.quantization.file_types import FileType as FileType
     from llamatelemetry.quantization.imatrix import Importance as Importance
@@ -23,6 +24,7 @@ else:
         "CONVERTED_TYPES": "converting",
         "ConvertProgress": "converting",
         "ConvertedModel": "converting",
+        "ExportGGUFStage": "export_stage",
         "FILE_TYPES": "file_types",
         "FileType": "file_types",
         "Importance": "imatrix",

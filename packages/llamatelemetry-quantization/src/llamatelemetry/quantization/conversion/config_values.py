@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -52,7 +51,7 @@ class ConfigValues:
         """
         value = self._values.get(key)
         value = default if value is None else value
-        if type(value) not in {int, float} or not math.isfinite(value) or abs(value) > 1e30:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e30:
             raise self.refused(key, "a number is needed")
         return float(value)
 
@@ -90,7 +89,7 @@ class ConfigValues:
         if (
             not isinstance(found, list)
             or len(found) != count
-            or not all(type(each) in {int, float} and math.isfinite(each) for each in found)
+            or not all(type(each) in {int, float} and abs(each) < 1e30 for each in found)
         ):
             raise self.refused(key, f"a list of {count} numbers is needed")
         return [float(each) for each in found]

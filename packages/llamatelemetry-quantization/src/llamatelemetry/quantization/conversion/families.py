@@ -47,7 +47,7 @@ class Family:
         default_head: Numbers in a head where a configuration does not say.
         tied: Whether the output is the embedding where a configuration does not say.
         norm_shift: What llama.cpp wants added to the weights of norms: transformers adds it when it runs.
-        windowed: Whether llama.cpp looks back through a sliding window in it.
+        outer: Names of tensors beside the blocks, to what becomes of them.
     """
 
     architecture: str
@@ -57,7 +57,6 @@ class Family:
     default_head: int | None = None
     tied: bool = False
     norm_shift: float = 0.0
-    windowed: bool = False
     outer: Mapping[str, Weight] = field(
         default_factory=lambda: MappingProxyType(
             {
@@ -114,18 +113,15 @@ _QWEN3: Final = Family(
     block={**_TWO_NORMS, **_attention(pairs=False), **_HEAD_NORMS, **_GATED},
     default_head=128,
 )
-_GEMMA: Final = {
-    "activation": "gelu_pytorch_tanh",
-    "default_activation": "gelu_pytorch_tanh",
-}
+_TANH: Final = "gelu_pytorch_tanh"
 _GEMMA2: Final = Family(
     architecture="gemma2",
     block={**_FOUR_NORMS, **_attention(pairs=False), **_GATED},
     default_head=256,
     tied=True,
     norm_shift=1.0,
-    windowed=True,
-    **_GEMMA,
+    activation=_TANH,
+    default_activation=_TANH,
 )
 _GEMMA3: Final = Family(
     architecture="gemma3",
@@ -133,10 +129,10 @@ _GEMMA3: Final = Family(
     default_head=256,
     tied=True,
     norm_shift=1.0,
-    windowed=True,
-    **_GEMMA,
+    activation=_TANH,
+    default_activation=_TANH,
 )
-_PHI3: Final = Family(architecture="phi3", block={**_TWO_NORMS, **_FUSED}, windowed=True)
+_PHI3: Final = Family(architecture="phi3", block={**_TWO_NORMS, **_FUSED})
 
 FAMILIES: Final[Mapping[str, Family]] = MappingProxyType(
     {

@@ -43,11 +43,11 @@ def special_token_keys(
         numbers.setdefault(token, number)
     found: dict[str, int] = {}
     for name in _KEYS:
-        number = _of_text(settings.get(f"{name}_token"), numbers)
-        if number is None:
-            number = _of_number(config.get(f"{name}_token_id"), len(vocabulary.tokens))
-        if number is not None:
-            found[name] = number
+        said = _of_text(settings.get(f"{name}_token"), numbers)
+        if said is None:
+            said = _of_number(config.get(f"{name}_token_id"), len(vocabulary.tokens))
+        if said is not None:
+            found[name] = said
     keys: dict[str, Value] = {_KEYS[name]: number for name, number in found.items()}
     first, last = _ends(tokenizer, numbers)
     begins = settings.get("add_bos_token")
@@ -93,10 +93,15 @@ def _ends(tokenizer: Mapping[str, Any], numbers: Mapping[bytes, int]) -> tuple[i
     """The tokens that a text alone gets before and after it."""
     first = last = None
     for template in _templates(tokenizer):
-        match template.get("single"):
-            case [{"SpecialToken": {"id": str() as text}}, _, *_]:
-                first = numbers.get(text.encode(errors="replace"), first)
-        match template.get("single"):
-            case [*_, _, {"SpecialToken": {"id": str() as text}}]:
-                last = numbers.get(text.encode(errors="replace"), last)
+        single = template.get("single")
+        pieces = single if isinstance(single, list) and len(single) > 1 else [None]
+        first, last = _mark(pieces[0], numbers, first), _mark(pieces[-1], numbers, last)
     return first, last
+
+
+def _mark(piece: Any, numbers: Mapping[bytes, int], default: int | None) -> int | None:
+    match piece:
+        case {"SpecialToken": {"id": str() as text}}:
+            return numbers.get(text.encode(errors="replace"), default)
+        case _:
+            return default
