@@ -62,6 +62,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.quantization.quantizing",
         "llamatelemetry.quantization.file_types",
         "llamatelemetry.quantization.imatrix",
+        "llamatelemetry.quantization.measuring",
         "llamatelemetry.quantization.stage",
         "llamatelemetry.quantization.testing",
     ),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llamatelemetry.quantization.file_types import FileType as FileType
     from llamatelemetry.quantization.imatrix import Importance as Importance
     from llamatelemetry.quantization.imatrix import read_importance as read_importance
+    from llamatelemetry.quantization.measuring import ImportanceCollector as ImportanceCollector
     from llamatelemetry.quantization.quantizing import QuantizedModel as QuantizedModel
     from llamatelemetry.quantization.quantizing import QuantizeProgress as QuantizeProgress
     from llamatelemetry.quantization.quantizing import quantize as quantize
@@ -28,6 +29,7 @@ else:
         "FILE_TYPES": "file_types",
         "FileType": "file_types",
         "Importance": "imatrix",
+        "ImportanceCollector": "measuring",
         "QuantizeProgress": "quantizing",
         "QuantizeStage": "stage",
         "QuantizedModel": "quantizing",
