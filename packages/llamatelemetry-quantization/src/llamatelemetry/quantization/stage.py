@@ -34,11 +34,11 @@ class QuantizeStage:
 
     name = "quantize"
     version = "1"
-    inputs = (
+    inputs: tuple[Port, ...] = (
         Port(name="model", kind="gguf", help="A model, best of F16 or BF16."),
         Port(name="imatrix", kind="imatrix", help="An importance matrix of it.", optional=True),
     )
-    outputs = (Port(name="model", kind="gguf", help="The smaller model."),)
+    outputs: tuple[Port, ...] = (Port(name="model", kind="gguf", help="The smaller model."),)
 
     def __init__(
         self,
