@@ -43,7 +43,10 @@ nox.options.default_venv_backend = "none"
 # Tests come last, so that a reader's last lines are their count.
 nox.options.sessions = ["lint", "types", "contracts", "build", "docs", "torch", "tests"]
 
-TORCH_TESTS = ("packages/llamatelemetry-transformers/tests",)
+TORCH_TESTS = (
+    "packages/llamatelemetry-quantization/tests/torch",
+    "packages/llamatelemetry-transformers/tests",
+)
 
 # Imports that must break a contract of pyproject.toml: the contract, the module that gets the line, the line.
 VIOLATIONS = (
@@ -242,6 +245,7 @@ def _install_torch(session: nox.Session, environment: Path, replaced: Mapping[st
     requirements = [
         f"{EDITABLE[CORE]}[grpc]",
         f"{EDITABLE['llamatelemetry-llamacpp']}[embedded]",
+        EDITABLE["llamatelemetry-quantization"],
         f"{EDITABLE['llamatelemetry-transformers']}[torch,instruments]",
         *_settings("llamatelemetry")["torch"],
     ]

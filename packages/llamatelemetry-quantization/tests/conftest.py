@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from llamatelemetry.quantization.testing import weights, write_small_importance, write_small_model
 
 HERE = Path(__file__).parent
+collect_ignore = [] if importlib.util.find_spec("torch") else ["torch"]
 
 
 @pytest.fixture(scope="session")
