@@ -26,13 +26,18 @@ ROOT = Path(__file__).parent
 WORK = ROOT / ".nox"
 INSTALLED = WORK / "installed"
 CORE = "llamatelemetry-core"
-PLUGINS = {"llamatelemetry-llamacpp": "llamacpp", "llamatelemetry-transformers": "transformers"}
+PLUGINS = {
+    "llamatelemetry-llamacpp": "llamacpp",
+    "llamatelemetry-quantization": "quantization",
+    "llamatelemetry-transformers": "transformers",
+}
 """Distributions to the plugins that they bring."""
 DISTRIBUTIONS = (CORE, *PLUGINS)
 EDITABLE = {name: f"-e{ROOT / 'packages' / name}" for name in DISTRIBUTIONS}
 ROOMS = {
     CORE: "llamatelemetry",
     "llamatelemetry-llamacpp": "llamatelemetry/llama",
+    "llamatelemetry-quantization": "llamatelemetry/quantization",
     "llamatelemetry-transformers": "llamatelemetry/transformers",
 }
 
@@ -40,7 +45,10 @@ nox.options.default_venv_backend = "none"
 # Tests come last, so that a reader's last lines are their count.
 nox.options.sessions = ["lint", "types", "contracts", "build", "docs", "torch", "tests"]
 
-TORCH_TESTS = ("packages/llamatelemetry-transformers/tests",)
+TORCH_TESTS = (
+    "packages/llamatelemetry-quantization/tests/torch",
+    "packages/llamatelemetry-transformers/tests",
+)
 LLAMA_CPP_TESTS = ("packages/llamatelemetry-llamacpp/tests/llama/test_instrument_llama_cpp.py",)
 TORCH_BENCHMARKS = {"instrumentation_overhead", "transformers_batching"}
 
@@ -48,14 +56,17 @@ TORCH_BENCHMARKS = {"instrumentation_overhead", "transformers_batching"}
 VIOLATIONS = (
     ("floors", "semconv/facts.py", "import llamatelemetry.inference.record"),
     ("floors", "backends/protocol.py", "import llamatelemetry.llama.sse"),
+    ("floors", "artifacts/store.py", "import llamatelemetry.pipeline.stage"),
     ("plugins-apart", "llama/gguf.py", "import llamatelemetry.transformers.shape"),
     ("plugins-apart", "transformers/shape.py", "import llamatelemetry.llama.gguf"),
+    ("plugins-apart", "quantization/ggml.py", "import llamatelemetry.llama.gguf"),
     ("one-room-for-the-sdk", "inference/record.py", "import opentelemetry.sdk.trace"),
     ("one-room-for-pluggy", "config.py", "import pluggy"),
     ("no-model-runtime", "backends/protocol.py", "import torch"),
     ("no-model-runtime", "llama/embedded.py", "import xllamacpp"),
     ("no-model-runtime", "llama/gguf.py", "import transformers"),
     ("no-model-runtime", "transformers/shape.py", "import xllamacpp"),
+    ("no-model-runtime", "quantization/ggml.py", "import xllamacpp"),
 )
 
 
@@ -259,6 +270,7 @@ def _install_torch(
     requirements = [
         f"{EDITABLE[CORE]}[grpc]",
         f"{EDITABLE['llamatelemetry-llamacpp']}[embedded]",
+        EDITABLE["llamatelemetry-quantization"],
         f"{EDITABLE['llamatelemetry-transformers']}[torch,instruments]",
         *_settings("llamatelemetry")["torch"],
     ]

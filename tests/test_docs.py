@@ -14,16 +14,20 @@ import pytest
 ROOT = Path(__file__).parent.parent
 EXECUTED = (
     "README.md",
+    "docs/artifacts.md",
     "docs/auto-instrumentation.md",
     "docs/energy.md",
     "docs/gpu.md",
+    "docs/pipeline.md",
     "docs/placement.md",
     "docs/plugins.md",
+    "docs/quantization.md",
     "docs/quickstart.md",
     "docs/scheduling.md",
     "docs/topology.md",
     "packages/llamatelemetry-core/README.md",
     "packages/llamatelemetry-llamacpp/README.md",
+    "packages/llamatelemetry-quantization/README.md",
     "packages/llamatelemetry-transformers/README.md",
 )
 PAGES = sorted(

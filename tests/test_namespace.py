@@ -41,7 +41,7 @@ def test_importing_the_package_costs_what_its_two_standard_modules_cost(in_clean
 def test_importing_every_module_of_all_distributions_never_loads_torch(in_clean_process):
     found = in_clean_process(EVERY_MODULE)
 
-    rooms = ("sdk", "otel", "llama", "transformers")
+    rooms = ("sdk", "otel", "llama", "quantization", "transformers")
     assert {f"llamatelemetry.{room}" for room in rooms} <= set(found["walked"])
     assert not {"torch", "transformers", "triton", "xllamacpp"} & set(found["loaded"])
     # Only what runs a model by them may want torch and transformers, and it is loaded on use.
@@ -57,7 +57,12 @@ def test_a_name_that_nobody_registered_is_an_attribute_error():
 def test_all_distributions_serve_the_one_namespace(root: Path):
     homes = {Path(entry).relative_to(root).parts[1] for entry in llamatelemetry.__path__}
 
-    assert homes == {"llamatelemetry-core", "llamatelemetry-llamacpp", "llamatelemetry-transformers"}
+    assert homes == {
+        "llamatelemetry-core",
+        "llamatelemetry-llamacpp",
+        "llamatelemetry-quantization",
+        "llamatelemetry-transformers",
+    }
 
 
 def private_imports(source: str) -> list[str]:

@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 DISTRIBUTIONS = {
     "llamatelemetry-core": "llamatelemetry",
     "llamatelemetry-llamacpp": "llamatelemetry/llama",
+    "llamatelemetry-quantization": "llamatelemetry/quantization",
     "llamatelemetry-transformers": "llamatelemetry/transformers",
 }
 

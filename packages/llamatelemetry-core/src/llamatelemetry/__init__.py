@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from llamatelemetry.inference.retry import RetryPolicy as RetryPolicy
     from llamatelemetry.inference.stream import AsyncInferenceStream as AsyncInferenceStream
     from llamatelemetry.inference.stream import InferenceStream as InferenceStream
+    from llamatelemetry.pipeline.context import PipelineContext as PipelineContext
+    from llamatelemetry.pipeline.runner import Pipeline as Pipeline
+    from llamatelemetry.pipeline.stage import Stage as Stage
+    from llamatelemetry.pipeline.tracer import PipelineTracer as PipelineTracer
     from llamatelemetry.sdk import flush as flush
     from llamatelemetry.sdk import init as init
     from llamatelemetry.sdk import instrument_llamacpp as instrument_llamacpp
@@ -38,10 +42,14 @@ else:
         "InferenceStream": "inference.stream",
         "LlamatelemetryError": "errors",
         "ModelInfo": "backends.protocol",
+        "Pipeline": "pipeline.runner",
+        "PipelineContext": "pipeline.context",
+        "PipelineTracer": "pipeline.tracer",
         "RetryPolicy": "inference.retry",
         "SamplingParams": "backends.request",
         "SchedulerConfig": "inference.policy",
         "Settings": "config",
+        "Stage": "pipeline.stage",
         "flush": "sdk",
         "gpu_section": "gpu.section",
         "init": "sdk",

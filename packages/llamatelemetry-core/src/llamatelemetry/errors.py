@@ -327,6 +327,73 @@ class SignatureError(ArtifactError):
         super().__init__(f"{path}: {reason}")
 
 
+class PipelineError(LlamatelemetryError):
+    """A pipeline cannot be put together, or a stage of it failed. Subclasses say how."""
+
+
+class PipelineDefinitionError(PipelineError, InvalidValueError):
+    """A pipeline says something that cannot be carried out. Nothing was run.
+
+    Attributes:
+        path: The file it was read from; empty where it was not read from one.
+    """
+
+    def __init__(self, field: str, value: Any, fix: str, *, path: object = "") -> None:
+        super().__init__(f"{path}: {field}" if path else field, value, fix)
+        self.field = field
+        self.path: str = str(path)
+
+
+class StageInputError(PipelineError, InvalidValueError):
+    """A stage's input can be taken from nowhere, or from several places. Nothing was run.
+
+    Attributes:
+        stage: The stage's id in the pipeline.
+        input: The input.
+    """
+
+    def __init__(self, stage: str, input: str, value: Any, fix: str) -> None:  # noqa: A002  It is one.
+        super().__init__(f"stage {stage!r}: inputs.{input}", value, fix)
+        self.stage = stage
+        self.input = input
+
+
+class StageOutputError(PipelineError):
+    """A stage did not make what it promises.
+
+    Attributes:
+        stage: The stage's id in the pipeline.
+    """
+
+    def __init__(self, stage: str, problem: str, fix: str) -> None:
+        self.stage = stage
+        super().__init__(f"stage {stage!r} {problem}: {fix}")
+
+
+class StageFailedError(PipelineError):
+    """A stage raised. What stages before it made is kept; ``__cause__`` is what was raised.
+
+    Attributes:
+        stage: The stage's id in the pipeline.
+        run_id: The run.
+        cause: What was raised.
+    """
+
+    def __init__(self, stage: str, run_id: str, cause: Exception) -> None:
+        self.stage = stage
+        self.run_id = run_id
+        self.cause = cause
+        super().__init__(
+            f"stage {stage!r} failed: {type(cause).__name__}: {str(cause).rstrip('.')}. "
+            "What was made before it is kept; run the pipeline again to go on from there"
+        )
+
+    @property
+    def error_type(self) -> str:
+        """That of what was raised."""
+        return self.cause.error_type if isinstance(self.cause, LlamatelemetryError) else type(self.cause).__name__
+
+
 class GPUUnavailableError(LlamatelemetryError):
     """No GPU can be read: there is no driver, no device, no permission, or it was lost.
 

@@ -10,9 +10,8 @@ def test_each_plugin_is_shown_with_its_state_reason_and_fix(shelf: Any) -> None:
     shelf.plant("poor", requires=("nowhere-to-be-found",))
     shelf.plant("torn", "raise ValueError('torn apart')")
     shelf.plant("unwanted")
-    done = shelf.llamatelemetry(
-        "plugins", env={"LLAMATELEMETRY_DISABLED_PLUGINS": "unwanted,llamacpp,transformers", "COLUMNS": "200"}
-    )
+    denied = "unwanted,llamacpp,quantization,transformers"
+    done = shelf.llamatelemetry("plugins", env={"LLAMATELEMETRY_DISABLED_PLUGINS": denied, "COLUMNS": "200"})
     assert done.returncode == 0
     assert done.stderr == ""
     assert [line.rstrip() for line in done.stdout.splitlines()] == [
@@ -23,6 +22,8 @@ def test_each_plugin_is_shown_with_its_state_reason_and_fix(shelf: Any) -> None:
         "✗ poor  poor-plugin 1.0  missing_dependency",
         "    it needs what is not installed: nowhere-to-be-found",
         "    fix: pip install nowhere-to-be-found",
+        "! quantization  llamatelemetry-quantization 0.1.0  disabled",
+        "    named by disabled_plugins (LLAMATELEMETRY_DISABLED_PLUGINS)",
         "✗ torn  torn-plugin 1.0  failed",
         "    import of torn_plugin raised ValueError: torn apart",
         "    fix: pip install --upgrade torn-plugin, or set LLAMATELEMETRY_DISABLED_PLUGINS=torn",
@@ -32,7 +33,7 @@ def test_each_plugin_is_shown_with_its_state_reason_and_fix(shelf: Any) -> None:
         "    named by disabled_plugins (LLAMATELEMETRY_DISABLED_PLUGINS)",
         "",
         "backends  echo, good (good)",
-        "commands  doctor, gpu, plan, plugins, replay, topo",
+        "commands  doctor, gpu, manifest, pipeline, plan, plugins, replay, topo",
     ]
 
 

@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
+from llamatelemetry.artifacts.lineage import ModelLineage
 from llamatelemetry.backends.echo import EchoBackend, EchoScript
 from llamatelemetry.backends.protocol import ModelInfo, StreamEnd, Usage
 from llamatelemetry.backends.request import InferenceRequest, SamplingParams
@@ -327,9 +328,9 @@ def test_each_place_for_content_is_its_own_choice(
 class ByHand:
     """A request that is taken through its life by hand, on a clock of its own."""
 
-    def __init__(self, bench: Bench, request: InferenceRequest = CHAT) -> None:
+    def __init__(self, bench: Bench, request: InferenceRequest = CHAT, *, lineage: ModelLineage | None = None) -> None:
         self.clock = ManualClock()
-        model = ModelInfo(model="echo", provider="echo", in_process=True, owned=True)
+        model = ModelInfo(model="echo", provider="echo", in_process=True, owned=True, lineage=lineage)
         self.events = EventRecorder(request, model, streaming=True, queue_depth=0, clock=self.clock.clock)
         self._trace = bench.recorder.begin(self.events.opening)
 
@@ -496,6 +497,44 @@ def test_inside_an_outer_inference_span_no_second_one_is_made(make_bench: Callab
         outer.end()
     assert result.trace_id == trace.format_trace_id(outer.get_span_context().trace_id)
     assert set(bench.finished()) == {"chat outer"}
+
+
+@pytest.mark.parametrize("standing", ["verified", "unverified", "missing"])
+def test_an_inference_links_to_the_span_that_made_its_model_and_says_how_sure_that_is(
+    make_bench: Callable[..., Bench], standing: Any
+) -> None:
+    bench = make_bench()
+    made_by = ModelLineage(standing=standing, run_id="run-7", trace_id="1" * 32, span_id="2" * 16)
+    ByHand(bench, lineage=made_by).finish(StreamEnd(finish_reason="stop"))
+    span = bench.inference()
+    (link,) = span.links
+    assert (link.context.trace_id, link.context.span_id) == (int("1" * 32, 16), int("2" * 16, 16))
+    assert link.context.is_remote
+    told = {"llamatelemetry.model.manifest": standing, "llamatelemetry.model.run.id": "run-7"}
+    assert dict(link.attributes or {}) == told
+    assert span.attributes is not None
+    assert told.items() <= dict(span.attributes).items()
+    assert_valid_spans(bench.spans.get_finished_spans(), bench.settings.semconv)
+
+
+@pytest.mark.parametrize(
+    ("lineage", "manifest"),
+    [
+        (None, None),
+        (ModelLineage(standing="tampered", problem="it was changed"), "tampered"),
+        (ModelLineage(standing="verified"), "verified"),
+        (ModelLineage(standing="missing", run_id="run-7", trace_id="1" * 32), "missing"),
+    ],
+)
+def test_there_is_no_link_where_no_span_is_known_or_what_was_said_of_one_was_refuted(
+    make_bench: Callable[..., Bench], lineage: ModelLineage | None, manifest: str | None
+) -> None:
+    bench = make_bench()
+    ByHand(bench, lineage=lineage).finish(StreamEnd(finish_reason="stop"))
+    span = bench.inference()
+    assert span.links == ()
+    assert (span.attributes or {}).get("llamatelemetry.model.manifest") == manifest
+    assert_valid_spans(bench.spans.get_finished_spans(), bench.settings.semconv)
 
 
 def test_more_records_than_can_wait_drop_the_oldest_and_are_counted() -> None:

@@ -15,7 +15,12 @@ def test_other_distributions_with_broken_metadata_are_nobodys_problem(shelf: Any
     shelf.plant("good")
     write(shelf, "foreign-1.dist-info", "entry_points.txt", b"[console_scripts]\nno equals sign\n")
     write(shelf, "binary-1.dist-info", "entry_points.txt", b"\xff\xfe\x00")
-    assert shelf.ask("answer = [report.name for report in plugins.reports]") == ["good", "llamacpp", "transformers"]
+    assert shelf.ask("answer = [report.name for report in plugins.reports]") == [
+        "good",
+        "llamacpp",
+        "quantization",
+        "transformers",
+    ]
 
 
 def test_a_plugin_whose_metadata_cannot_be_read_is_reported_with_its_place(shelf: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 CORE = version("llamatelemetry-core")
 HOOKS = (
     "configure, detect_resource, register_backends, register_checks, register_commands, register_enrichers, "
-    "register_model_readers"
+    "register_model_readers, register_pipeline_stages"
 )
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from llamatelemetry.semconv import gpu, hw, profiles, server_metrics, torch_memory
+from llamatelemetry.semconv import gpu, hw, pipeline, profiles, server_metrics, torch_memory
 from llamatelemetry.semconv.catalogue import ALL_PROFILES, AttributeEntry, InstrumentEntry, catalogue, instruments
 
 
@@ -12,6 +12,9 @@ def test_the_catalogue_has_every_attribute_that_any_span_can_carry():
         ("phase", profiles.phase_rows(ALL_PROFILES)),
         ("section", gpu.GPU_SECTION),
         ("server_start", profiles.spans.SERVER_START),
+        ("pipeline", pipeline.PIPELINE),
+        ("stage", (*pipeline.STAGE, *gpu.GPU_SECTION)),
+        ("step", pipeline.STEP),
         ("resource", gpu.GPU_RESOURCE),
     ):
         assert {entry.row.name for entry in entries if entry.span == span} == {row.name for row in rows}

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 from opentelemetry.semconv._incubating.metrics import gen_ai_metrics
 
-from llamatelemetry.semconv import hw, metrics, own
+from llamatelemetry.semconv import hw, metrics, own, pipeline
 from llamatelemetry.semconv.catalogue import instruments
 from llamatelemetry.semconv.measurements import request_instruments
 from llamatelemetry.semconv.metrics import model_metric_attributes
@@ -76,6 +76,9 @@ def test_no_figure_carries_an_attribute_of_unbounded_cardinality():
     bounded |= {
         row.name for instrument in hw.GPU_METRICS for row in instrument.attributes
     }  # As many as there are GPUs.
+    bounded |= {
+        row.name for instrument in pipeline.PIPELINE_METRICS for row in instrument.attributes
+    }  # As many as there are stages in the pipelines that a program has.
     for instrument in instruments().values():
         assert {row.name for row in instrument.attributes} <= bounded
 

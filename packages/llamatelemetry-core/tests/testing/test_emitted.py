@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from llamatelemetry.testing.emitted import (
     EmittedEvent,
+    EmittedLink,
     EmittedPoint,
     EmittedSpan,
     metrics_from_otlp_json,
@@ -30,6 +31,14 @@ SPAN = {
     "events": [
         {"timeUnixNano": "1700000000000000001", "name": "e", "attributes": [{"key": "n", "value": {"intValue": "1"}}]},
         {"timeUnixNano": "1700000000000000002", "name": "f"},
+    ],
+    "links": [
+        {
+            "traceId": "0af7651916cd43dd8448eb211c80319c",
+            "spanId": "b7ad6b7169203331",
+            "attributes": [{"key": "n", "value": {"intValue": "1"}}],
+        },
+        {"traceId": "0af7651916cd43dd8448eb211c80319c", "spanId": "00f067aa0ba902b7"},
     ],
     "attributes": [
         {"key": "text", "value": {"stringValue": "a"}},
@@ -81,6 +90,10 @@ def test_a_span_of_a_file_reads_like_one_of_the_sdk():
             EmittedEvent(name="e", time_ns=1_700_000_000_000_000_001, attributes={"n": 1}),
             EmittedEvent(name="f", time_ns=1_700_000_000_000_000_002, attributes={}),
         ),
+        links=(
+            EmittedLink(trace_id="0af7651916cd43dd8448eb211c80319c", span_id="b7ad6b7169203331", attributes={"n": 1}),
+            EmittedLink(trace_id="0af7651916cd43dd8448eb211c80319c", span_id="00f067aa0ba902b7", attributes={}),
+        ),
     )
     assert type(span.attributes["double"]) is float
 
@@ -104,7 +117,12 @@ def test_sdk_spans_and_their_otlp_encoding_read_the_same():
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracer = provider.get_tracer("test")
     with tracer.start_as_current_span("parent", kind=trace.SpanKind.CLIENT):
-        child = tracer.start_span("child", attributes={"i": 1, "d": 1.0, "s": "x", "b": True, "l": ("a", "b")})
+        other = trace.SpanContext(7, 9, is_remote=True)
+        child = tracer.start_span(
+            "child",
+            attributes={"i": 1, "d": 1.0, "s": "x", "b": True, "l": ("a", "b")},
+            links=[trace.Link(other, {"n": 1})],
+        )
         child.add_event("e", {"n": 1}, 1_700_000_000_000_000_001)
         child.end()
     spans = exporter.get_finished_spans()
@@ -116,6 +134,8 @@ def test_sdk_spans_and_their_otlp_encoding_read_the_same():
                 # protobuf writes bytes as base64; OTLP/JSON asks for hex digits.
                 encoded["traceId"] = f"{span.context.trace_id:032x}"
                 encoded["spanId"] = f"{span.context.span_id:016x}"
+                for link in encoded.get("links", ()):
+                    link["traceId"], link["spanId"] = f"{7:032x}", f"{9:016x}"
                 if "parentSpanId" in encoded:
                     encoded["parentSpanId"] = f"{span.parent.span_id:016x}"
     assert spans_from_otlp_json([json.dumps(message)]) == tuple(span_from_sdk(span) for span in spans)

@@ -27,6 +27,7 @@ from llamatelemetry.semconv.profiles import (
 )
 from llamatelemetry.testing.semconv import (
     EmittedEvent,
+    EmittedLink,
     EmittedMetric,
     EmittedSpan,
     assert_valid_metrics,
@@ -264,6 +265,41 @@ def test_a_request_that_failed_while_it_waited_for_another_try_passes(good):
 def test_events_of_others_are_passed_over(good):
     events = (*good[3].events, EmittedEvent(name="exception", time_ns=0, attributes={"x": 1}))
     assert violations_of_spans(changed(good, 3, events=events), DEFAULT) == []
+
+
+def linked(good, *, span_says=None, **link_says):
+    """The request's spans, with what its model's manifest is on the span and on a link to what made the model."""
+    names = {"manifest": "llamatelemetry.model.manifest", "run_id": "llamatelemetry.model.run.id"}
+    on_link = {names[name]: value for name, value in link_says.items()}
+    on_span = on_link if span_says is None else {names[name]: value for name, value in span_says.items()}
+    link = EmittedLink(trace_id="1" * 32, span_id="2" * 16, attributes=on_link)
+    return changed(good, 3, attributes=on_span, links=(link,))
+
+
+def test_a_link_to_what_made_the_model_passes_and_so_do_links_of_others(good):
+    assert violations_of_spans(linked(good, manifest="verified", run_id="r"), DEFAULT) == []
+    assert violations_of_spans(linked(good, manifest="missing"), DEFAULT) == []
+    other = EmittedLink(trace_id="1" * 32, span_id="2" * 16, attributes={"messaging.batch": 1})
+    assert violations_of_spans(changed(good, 3, links=(other, other)), DEFAULT) == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"manifest": "tampered"}, "leads to what was refuted"),
+        ({"run_id": "r"}, "llamatelemetry.model.manifest is required and missing"),
+        ({"manifest": 5}, "is not of type string"),
+        ({"manifest": "verified", "span_says": {"manifest": "missing"}}, "and the span says 'missing'"),
+    ],
+)
+def test_a_link_that_cannot_be_true_is_named(good, facts, words):
+    assert any(words in line for line in violations_of_spans(linked(good, **facts), DEFAULT))
+
+
+def test_a_model_is_made_by_one_span(good):
+    (link,) = linked(good, manifest="verified")[3].links
+    twice = changed(good, 3, attributes=dict(link.attributes), links=(link, link))
+    assert any("has 2 links" in line for line in violations_of_spans(twice, DEFAULT))
 
 
 def test_false_streaming_is_named(good):

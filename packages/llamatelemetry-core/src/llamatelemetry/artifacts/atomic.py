@@ -19,7 +19,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         ArtifactError: It cannot be written; nothing of it is left.
     """
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
+    # Short, because a name that is as long as names may be has no room for more.
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         descriptor = os.open(temporary, _NEW_FILE, 0o644)
         try:

@@ -20,6 +20,7 @@ from llamatelemetry.errors import InvalidManifestError
 MAX_DEPTH: Final = 32
 """Objects and arrays that may stand inside each other."""
 _MAX_INTEGER: Final = 2**53 - 1
+_MAX_DIGITS: Final = 32
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -36,6 +37,20 @@ def canonical_json(value: Any, *, field: str = "value") -> bytes:
     parts: list[str] = []
     _write(value, field, 0, parts)
     return "".join(parts).encode()
+
+
+def whole_number(digits: str) -> int | float:
+    """What the digits of a JSON number without point or exponent stand for: past 2**53 - 1, a float's.
+
+    ECMAScript writes a float without an exponent up to 1e21, so such digits were no integer.
+
+    Raises:
+        ValueError: There are more digits than any number in canonical form has.
+    """
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    number = int(digits)
+    return number if abs(number) <= _MAX_INTEGER else float(number)
 
 
 def sha256_of_json(value: Any, *, field: str = "value") -> str:

@@ -6,13 +6,13 @@ import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Any, Final
 
-from llamatelemetry.artifacts.canonical import canonical_json
+from llamatelemetry.artifacts.canonical import canonical_json, whole_number
 from llamatelemetry.errors import InvalidManifestError, UnsafePathError
 
-MAX_FILES: Final = 1_000_000
+MAX_FILES: Final = 65_536
+"""Files of an artifact. What has more is better packed into archives, which also load faster."""
 MAX_TEXT: Final = 4096
 """Characters of a name, a version or a path."""
 _SHA256: Final = re.compile("[0-9a-f]{64}")
@@ -20,8 +20,9 @@ _TRACE_ID: Final = re.compile("(?!0{32})[0-9a-f]{32}")
 _SPAN_ID: Final = re.compile("(?!0{16})[0-9a-f]{16}")
 _GIT_COMMIT: Final = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _KIND: Final = re.compile("[a-z0-9][a-z0-9._-]{0,63}")
-# What a terminal would act on instead of showing, what ends a line for some programs, half of a character.
-_NO_LINE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# What a terminal would act on instead of showing, what ends a line for some programs, what turns the direction
+# of text and so shows another name than the one there is, half of a character.
+_NO_LINE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def text(field: str, value: object, *, empty: bool = False) -> None:
@@ -97,12 +98,13 @@ def relative_path(field: str, value: object) -> None:
     """
     text(field, value)
     path = str(value)
-    if "\\" in path or ":" in path.split("/", maxsplit=1)[0]:
+    if "\\" in path or ":" in path:
         # A colon is a drive or a stream on Windows, where a backslash goes up as well as a slash does.
-        raise UnsafePathError(repr(path), "has a backslash or a drive", "rename the file")
-    if path.startswith("/") or ".." in path.split("/"):
+        raise UnsafePathError(repr(path), "has a backslash or a colon", "rename the file")
+    parts = path.split("/")
+    if path.startswith("/") or ".." in parts:
         raise UnsafePathError(repr(path), "leads out of the artifact", "give paths below its folder")
-    if path == "." or str(PurePosixPath(path)) != path:
+    if "" in parts or "." in parts:
         raise InvalidManifestError(field, path, "write it without ., // and a slash at its end")
 
 
@@ -141,5 +143,5 @@ def copied_object(field: str, value: object) -> dict[str, Any]:
     """
     if not isinstance(value, Mapping):
         raise InvalidManifestError(field, value, "give names and values")
-    copied: dict[str, Any] = json.loads(canonical_json(value, field=field))
+    copied: dict[str, Any] = json.loads(canonical_json(value, field=field), parse_int=whole_number)
     return copied

@@ -11,9 +11,15 @@ from typing import Any, Final
 
 from llamatelemetry.artifacts.atomic import write_atomically
 from llamatelemetry.artifacts.hashing import HashProgress, hash_files, open_unchanging
-from llamatelemetry.artifacts.manifest import ArtifactFile, ArtifactManifest, ArtifactOrigin, ArtifactParent
+from llamatelemetry.artifacts.manifest import (
+    MAX_MANIFEST_BYTES,
+    ArtifactFile,
+    ArtifactManifest,
+    ArtifactOrigin,
+    ArtifactParent,
+)
 from llamatelemetry.artifacts.media_types import media_type
-from llamatelemetry.artifacts.parsing import MAX_MANIFEST_BYTES, parse_manifest
+from llamatelemetry.artifacts.parsing import parse_manifest
 from llamatelemetry.artifacts.tree import is_folder, list_files
 from llamatelemetry.clock import SYSTEM_CLOCK, Clock
 from llamatelemetry.errors import (
@@ -24,6 +30,7 @@ from llamatelemetry.errors import (
 )
 
 SUFFIX: Final = ".manifest.json"
+"""What a manifest is called after its artifact's name."""
 
 
 class Difference(StrEnum):
@@ -54,9 +61,21 @@ class Finding:
         return f"{self.path} {self.detail}"
 
 
+def beside(artifact: Path, suffix: str) -> Path:
+    """The path beside an artifact that has its name and a suffix after it.
+
+    Raises:
+        InvalidManifestError: The artifact has no name: it is the root of all.
+    """
+    named = artifact.resolve() if artifact.name in {"", ".."} else artifact
+    if not named.name:
+        raise InvalidManifestError("path", str(artifact), "give a file or folder that has a name")
+    return named.with_name(named.name + suffix)
+
+
 def manifest_path(artifact: Path) -> Path:
     """Where an artifact's manifest stands: beside it, with :data:`SUFFIX` after its name."""
-    return artifact.with_name(artifact.name + SUFFIX)
+    return beside(artifact, SUFFIX)
 
 
 def artifact_path(manifest: Path) -> Path:
@@ -242,7 +261,10 @@ def _check_unmoved(path: Path, paths: Sequence[str]) -> None:
 
 
 def _other_size(file: ArtifactFile, location: Path) -> Finding | None:
-    size = location.lstat().st_size
+    try:
+        size = location.lstat().st_size
+    except OSError:
+        raise ArtifactChangedError(location) from None
     if size == file.size_bytes:
         return None
     shorter = size < file.size_bytes

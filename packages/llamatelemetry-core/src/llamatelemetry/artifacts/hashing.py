@@ -1,6 +1,6 @@
 """SHA-256 of many files at once, and of none that changes meanwhile.
 
-hashlib lets other threads run while it works, so files are spread over threads, the largest first.
+hashlib lets other threads run while it works, so large files are spread over threads, the largest first.
 Each is looked at before and after: a file that somebody writes to has no digest worth keeping.
 """
 
@@ -11,7 +11,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,10 @@ from llamatelemetry.errors import ArtifactChangedError, ArtifactMissingError, Un
 
 BUFFER_BYTES: Final = 2**20
 """Read at once: enough to keep the cost of a read small, little enough to stay in a CPU's cache."""
+_LARGE_BYTES: Final = 2**18
+"""Below it a file costs Python more than hashlib, and threads would wait for each other."""
 MAX_WORKERS: Final = 16
+"""Threads: more are waiting for the disk or for memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +68,8 @@ def hash_files(
 
     Args:
         paths: Plain files.
-        workers: Threads; one for each CPU that this process may use where None, and :data:`MAX_WORKERS` at most.
+        workers: Threads for large files; one for each CPU that this process may use where None, and
+            :data:`MAX_WORKERS` at most.
         progress: Called after every :data:`BUFFER_BYTES`, from one thread at a time, which it should not keep.
 
     Raises:
@@ -76,18 +80,29 @@ def hash_files(
     """
     sizes = [_size(path) for path in paths]
     tally = _Tally(sum(sizes), len(paths), progress)
-    threads = min(len(paths), workers or len(os.sched_getaffinity(0)), MAX_WORKERS)
+    large = sorted((index for index, size in enumerate(sizes) if size >= _LARGE_BYTES), key=lambda index: -sizes[index])
+    threads = min(len(large), workers or len(os.sched_getaffinity(0)), MAX_WORKERS)
     if threads <= 1:
         return tuple(_hash_file(path, tally) for path in paths)
-    largest_first = sorted(range(len(paths)), key=lambda index: -sizes[index])
+    digests: dict[int, FileDigest] = {}
+
+    def work(waiting: Iterator[int]) -> None:
+        for index in waiting:
+            if tally.stopped:
+                return
+            digests[index] = _hash_file(paths[index], tally)
+
     with ThreadPoolExecutor(threads, thread_name_prefix="llamatelemetry-hash") as pool:
-        running = {index: pool.submit(_hash_file, paths[index], tally) for index in largest_first}
+        in_turns = iter(large)  # All threads take from it.
+        tasks = [pool.submit(work, in_turns) for _ in range(threads)]
+        tasks.append(pool.submit(work, iter([index for index, size in enumerate(sizes) if size < _LARGE_BYTES])))
         try:
-            return tuple(running[index].result() for index in range(len(paths)))
+            for done in as_completed(tasks):
+                done.result()
         finally:
             # After a failure, and after Ctrl-C, nobody waits for the rest.
             tally.stopped = True
-            pool.shutdown(cancel_futures=True)
+    return tuple(digests[index] for index in range(len(paths)))
 
 
 def hash_file(path: Path) -> FileDigest:
@@ -169,10 +184,12 @@ class _Tally:
 
 def _hash_file(path: Path, tally: _Tally) -> FileDigest:
     digest = hashlib.sha256()
-    buffer = memoryview(bytearray(BUFFER_BYTES))
     total = 0
     with open_unchanging(path) as descriptor:
-        while (size := os.readv(descriptor, [buffer])) and not tally.stopped:
+        limit = os.fstat(descriptor).st_size
+        buffer = memoryview(bytearray(min(BUFFER_BYTES, limit + 1)))
+        # Past its size it has changed, and one that grows as fast as it is read has no end.
+        while total <= limit and not tally.stopped and (size := os.readv(descriptor, [buffer])):
             digest.update(buffer[:size])
             total += size
             tally.add(size)

@@ -5,6 +5,9 @@ and trace included: children point at it. :attr:`ArtifactManifest.content_digest
 alone and stays the same when a stage is run again and makes the same. A third,
 :attr:`ArtifactManifest.recipe_digest`, is that of what decides the outcome: stage, parameters, tools and
 what went in. A runner that knows a recipe can look for what it made before.
+
+The file also carries a seal, the digest of all else in it, so that a manifest that nothing points at
+notices a flipped byte of its own. It is no signature: :mod:`llamatelemetry.artifacts.signing` makes one.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from llamatelemetry.errors import InvalidManifestError
 
 FORMAT: Final = "llamatelemetry.artifact"
 VERSION: Final = 1
+MAX_MANIFEST_BYTES: Final = 16 * 2**20
+"""Manifests are not larger, and larger files are not read. One takes about 180 bytes for each file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +201,7 @@ class ArtifactManifest:
         return ArtifactParent(role=role, name=self.name, digest=self.digest, content_digest=self.content_digest)
 
     def to_data(self) -> dict[str, Any]:
-        """The manifest as JSON has it; what is empty is left out."""
+        """The manifest as JSON has it, but for the seal; of the origin, what is empty is left out."""
         origin = self.origin
         made_by = {
             "stage": origin.stage,
@@ -237,8 +242,17 @@ class ArtifactManifest:
         }
 
     def to_bytes(self) -> bytes:
-        """The manifest's file: :meth:`to_data` as RFC 8785 writes it. Equal manifests have equal bytes."""
-        return canonical_json(self.to_data(), field="manifest")
+        """The manifest's file: :meth:`to_data` and its seal as RFC 8785 writes them. Equal manifests have equal bytes.
+
+        Raises:
+            InvalidManifestError: It would be larger than :data:`MAX_MANIFEST_BYTES`.
+        """
+        data = self.to_data()
+        content = canonical_json({**data, "seal": sha256_of_json(data, field="manifest")}, field="manifest")
+        if len(content) > MAX_MANIFEST_BYTES:
+            fix = f"a manifest has at most {MAX_MANIFEST_BYTES} bytes; name fewer files, or pass less as parameters"
+            raise InvalidManifestError("size_bytes", len(content), fix)
+        return content
 
 
 def content_digest(files: Sequence[ArtifactFile]) -> str:

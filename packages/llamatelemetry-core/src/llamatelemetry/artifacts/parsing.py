@@ -10,9 +10,11 @@ import json
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, TypeVar
 
-from llamatelemetry.artifacts.canonical import MAX_DEPTH
+from llamatelemetry.artifacts import checks
+from llamatelemetry.artifacts.canonical import MAX_DEPTH, whole_number
 from llamatelemetry.artifacts.manifest import (
     FORMAT,
+    MAX_MANIFEST_BYTES,
     VERSION,
     ArtifactFile,
     ArtifactManifest,
@@ -22,10 +24,13 @@ from llamatelemetry.artifacts.manifest import (
 from llamatelemetry.artifacts.timestamps import parse_time
 from llamatelemetry.errors import ArtifactError, InvalidManifestError
 
-MAX_MANIFEST_BYTES: Final = 64 * 2**20
-"""Larger files are not read. A manifest takes about 180 bytes for each file."""
+MAX_VALUES: Final = 2**19
+"""Values in a manifest, about: what takes three bytes in a file takes seventy in memory."""
 _FIELDS: Final = frozenset(
-    {"format", "version", "name", "kind", "layout", "created_at", "files", "parents", "origin", "parameters", "tools"}
+    {
+        *("format", "version", "name", "kind", "layout", "created_at", "files", "parents", "origin"),
+        *("parameters", "tools", "seal"),
+    }
 )
 _FILE: Final = frozenset({"path", "size_bytes", "sha256", "media_type"})
 _PARENT: Final = frozenset({"role", "name", "digest", "content_digest"})
@@ -48,16 +53,20 @@ def parse_manifest(content: bytes, *, path: str = "") -> ArtifactManifest:
     except InvalidManifestError as error:
         raise InvalidManifestError(error.field, error.value, error.fix, path=path) from None
     if manifest.to_bytes() != content:
-        fix = "it was edited or written by something else; create it again from its artifact"
-        raise InvalidManifestError("manifest", "not in canonical form", fix, path=path)
+        fix = "it was damaged, edited or written by something else; create it again from its artifact"
+        raise InvalidManifestError("manifest", "its bytes are not those it is sealed with", fix, path=path)
     return manifest
 
 
 def _json(content: bytes) -> dict[str, Any]:
     if len(content) > MAX_MANIFEST_BYTES:
         raise InvalidManifestError("size_bytes", len(content), f"a manifest has at most {MAX_MANIFEST_BYTES} bytes")
+    if (values := sum(map(content.count, (b",", b"[", b"{")))) > MAX_VALUES:
+        raise InvalidManifestError("values", values, f"a manifest has at most about {MAX_VALUES}")
     try:
-        value = json.loads(content.decode(), object_pairs_hook=_object, parse_constant=_not_json)
+        value = json.loads(
+            content.decode(), object_pairs_hook=_object, parse_int=whole_number, parse_constant=_not_json
+        )
     except RecursionError:
         raise InvalidManifestError("manifest", "...", f"nest at most {MAX_DEPTH} objects and lists") from None
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are, and so is an integer too long to read.
@@ -83,6 +92,7 @@ def _manifest(data: dict[str, Any]) -> ArtifactManifest:
         raise InvalidManifestError("version", data["version"], f"this release reads version {VERSION}; update it")
     if data["layout"] not in ("file", "folder"):
         raise InvalidManifestError("layout", data["layout"], "say file or folder")
+    checks.sha256("seal", data["seal"])
     for name in ("parameters", "tools"):
         if not isinstance(data[name], dict):
             raise InvalidManifestError(name, data[name], "give names and values")

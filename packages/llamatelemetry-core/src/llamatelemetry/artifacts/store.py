@@ -4,7 +4,7 @@
 
     objects/<content digest>/   the files, read-only; the same content is there once
     manifests/<digest>.json     every manifest, under the digest that its children know it by
-    recipes/<recipe digest>     digest of the manifest that was made by this recipe last
+    recipes/<recipe digest>     digest of the manifest that was made by this recipe last, and a check of both
 
 Nothing becomes visible before it is whole: files come under a temporary name and are renamed. Two
 processes may add to one store; the same content comes out once.
@@ -12,23 +12,26 @@ processes may add to one store; the same content comes out once.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from llamatelemetry.artifacts import checks
 from llamatelemetry.artifacts.atomic import sync_folder, write_atomically
 from llamatelemetry.artifacts.files import read_manifest, verify_files
+from llamatelemetry.artifacts.filling import folder_to_fill
 from llamatelemetry.artifacts.hashing import HashProgress
 from llamatelemetry.artifacts.manifest import ArtifactManifest
 from llamatelemetry.artifacts.tree import is_folder, list_files, unreadable
 from llamatelemetry.errors import ArtifactError, ArtifactMissingError, ArtifactTamperedError
 
-_TEXT_BYTES: Final = 65
-"""A digest and the end of its line."""
+OBJECTS: Final = "objects"
+"""The folder of the files."""
+_DIGEST_DIGITS: Final = 64
 
 
 class ArtifactStore:
@@ -41,8 +44,8 @@ class ArtifactStore:
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
-        self._objects = self.folder / "objects"
+        self.folder: Path = Path(folder)
+        self._objects = self.folder / OBJECTS
         self._manifests = self.folder / "manifests"
         self._recipes = self.folder / "recipes"
 
@@ -75,16 +78,31 @@ class ArtifactStore:
                 folder.mkdir(parents=True, exist_ok=True)
             if not self._is_whole(manifest):
                 self._take(manifest, path, place, move=move, progress=progress)
-            if move and os.path.lexists(path):
+            elif not self._holds(path):
+                # It is not taken, and is held to its manifest all the same: a wrong path must not go unnoticed.
+                verify_files(manifest, path, progress=progress)
+            if move and os.path.lexists(path) and not self._holds(path):
                 _remove(path)
+        except ArtifactMissingError:
+            raise  # It is an OSError too.
         except OSError as error:
-            if isinstance(error, ArtifactMissingError):
-                raise
             raise unreadable(place, error) from None
         digest = manifest.digest
         write_atomically(self._manifests / f"{digest}.json", manifest.to_bytes())
-        write_atomically(self._recipes / manifest.recipe_digest, f"{digest}\n".encode())
+        write_atomically(self._recipes / manifest.recipe_digest, _recipe_line(manifest.recipe_digest, digest))
         return self.path(manifest)
+
+    def note(self, manifest: ArtifactManifest) -> None:
+        """Keeps the manifest of an artifact that stays where it is, so that what is made of it leads back to it.
+
+        Raises:
+            ArtifactError: It cannot be written.
+        """
+        try:
+            self._manifests.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unreadable(self._manifests, error) from None
+        write_atomically(self._manifests / f"{manifest.digest}.json", manifest.to_bytes())
 
     def get(self, digest: str) -> ArtifactManifest:
         """The manifest of that digest. Its files are not looked at: :meth:`verify` does.
@@ -110,18 +128,21 @@ class ArtifactStore:
         Its files are not looked at: :meth:`verify` does.
 
         Raises:
-            ArtifactTamperedError: The manifest found was made by another recipe, or has another digest.
-            InvalidManifestError: What stands there is neither a digest nor a manifest.
+            ArtifactTamperedError: What stands there is damaged, was made by another recipe, or has another digest.
+            InvalidManifestError: The manifest that it leads to is none.
         """
         checks.sha256("recipe_digest", recipe_digest)
         path = self._recipes / recipe_digest
         try:
             with path.open("rb") as file:
-                digest = file.read(_TEXT_BYTES + 1).decode("ascii", "replace").removesuffix("\n")
+                line = file.read(4 * _DIGEST_DIGITS)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise unreadable(path, error) from None
+        digest = line[:_DIGEST_DIGITS].decode("ascii", "replace")
+        if line != _recipe_line(recipe_digest, digest):
+            raise ArtifactTamperedError(path, (f"{path.name} does not hold what was written",))
         try:
             manifest = self.get(digest)
             if manifest.recipe_digest != recipe_digest:
@@ -147,15 +168,19 @@ class ArtifactStore:
         verify_files(manifest, path, progress=progress)
         return path
 
-    def manifests(self) -> Iterator[ArtifactManifest]:
-        """Every manifest, in the order of digests.
+    def manifests(self, first_digits: str = "") -> Iterator[ArtifactManifest]:
+        """Every manifest whose digest begins so, in the order of digests.
 
         Raises:
             ArtifactError: One cannot be read or is not what its name says.
         """
-        for path in sorted(self._manifests.glob("*.json")):
-            if not path.name.startswith("."):  # One that is being written.
-                yield self.get(path.stem)
+        for digest in self.digests(first_digits):
+            yield self.get(digest)
+
+    def digests(self, first_digits: str = "") -> tuple[str, ...]:
+        """Digests of every manifest that begin so, in order. No manifest is read."""
+        names = (path.stem for path in self._manifests.glob("*.json"))
+        return tuple(sorted(name for name in names if name.startswith(first_digits) and not name.startswith(".")))
 
     def _take(
         self,
@@ -169,8 +194,8 @@ class ArtifactStore:
         """Brings the files in under a temporary name, holds them to the manifest there, and renames."""
         if is_folder(path):
             list_files(path)  # Both refuse links and special files before anything is copied.
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=self._objects, ignore_cleanup_errors=True) as waiting:
-            new = Path(waiting, "files")
+        with folder_to_fill(self._objects) as waiting:
+            new = waiting / "files"
             if not manifest.is_folder:
                 new.mkdir()
             target = new if manifest.is_folder else new / manifest.files[0].path
@@ -183,13 +208,43 @@ class ArtifactStore:
             for file in manifest.files:
                 _settle(new / file.path)
             if place.exists() and not self._is_whole(manifest):
-                place.rename(Path(waiting, "broken"))
+                with suppress(FileNotFoundError):  # Somebody else moved it away.
+                    place.rename(waiting / "broken")
             try:
                 new.rename(place)
             except OSError:
+                if not self._is_whole(manifest):
+                    raise
                 # Somebody else brought the same content a moment before.
-                verify_files(manifest, self.path(manifest))
         sync_folder(self._objects)
+
+    def made(self, content_digest: str) -> tuple[ArtifactManifest, ...]:
+        """Every manifest of the same content, the one made last first.
+
+        Two runs that make the same leave two manifests. All manifests are read, so it is not for a loop.
+        A damaged one is passed over as long as another describes the content.
+
+        Raises:
+            ArtifactError: None does, and one cannot be read or is not what its name says.
+        """
+        checks.sha256("content_digest", content_digest)
+        found: list[ArtifactManifest] = []
+        damage: ArtifactError | None = None
+        for digest in self.digests():
+            try:
+                manifest = self.get(digest)
+            except ArtifactError as error:
+                damage = error
+                continue
+            if manifest.content_digest == content_digest:
+                found.append(manifest)
+        if damage is not None and not found:
+            raise damage
+        return tuple(sorted(found, key=lambda manifest: -manifest.created_ns))
+
+    def _holds(self, path: Path) -> bool:
+        """Whether a path leads to what the store keeps, rather than to something that was brought."""
+        return path.resolve().is_relative_to(self._objects.resolve())
 
     def _is_whole(self, manifest: ArtifactManifest) -> bool:
         try:
@@ -197,6 +252,12 @@ class ArtifactStore:
         except ArtifactError:
             return False
         return True
+
+
+def _recipe_line(recipe_digest: str, digest: str) -> bytes:
+    """A recipe's file: a flipped digit would otherwise lead nowhere, which looks like a stage that never ran."""
+    check = hashlib.sha256(f"{recipe_digest} {digest}".encode()).hexdigest()
+    return f"{digest} {check}\n".encode()
 
 
 def _moved(

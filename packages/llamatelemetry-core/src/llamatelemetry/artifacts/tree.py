@@ -53,7 +53,8 @@ def list_files(folder: Path) -> tuple[str, ...]:
             raise unreadable(folder / prefix, error) from None
         for name, mode in listed:
             path = prefix + name
-            _refuse_special(folder / path, mode)
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                _refuse_special(folder / path, mode)
             checks.relative_path("files", path)
             if stat.S_ISDIR(mode):
                 waiting.append(f"{path}/")

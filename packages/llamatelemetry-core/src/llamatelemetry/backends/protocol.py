@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+from llamatelemetry.artifacts.lineage import ModelLineage
 from llamatelemetry.backends.request import InferenceRequest
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancelled", "error"]
@@ -46,7 +47,9 @@ class ModelInfo:
         kv_pages_shared: True where requests share the pages of equal prefixes, whatever slot they run on.
         kv_bytes_per_token: Bytes of KV cache one token takes.
         embeddings: True if it answers requests with ``input``.
-        sha256: Digest of the model file, if it was asked for.
+        sha256: Digest of the model file, if it was computed.
+        lineage: The run that made the model file, and how far that can be believed; None where nothing
+            speaks of one. Inference spans link to the span that made it.
         pid: Process that computes, where it is one of this machine and known.
         gpus: GPUs that it may use, as UUIDs or as indices in text; empty for none of this machine's, and
             None where that is unknown, which counts as all that this process sees.
@@ -69,6 +72,7 @@ class ModelInfo:
     kv_bytes_per_token: int | None = None
     embeddings: bool = False
     sha256: str | None = None
+    lineage: ModelLineage | None = None
     pid: int | None = None
     gpus: tuple[str, ...] | None = None
 

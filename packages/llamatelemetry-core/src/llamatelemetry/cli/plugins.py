@@ -44,7 +44,7 @@ def plugins(*, as_json: bool) -> None:
         installed = load_plugins()
         verbs = built_in_verbs()
         installed.add_commands(verbs)
-        backends, commands = list(installed.backends), list(verbs)
+        backends, commands, stages = list(installed.backends), list(verbs), list(installed.stages)
         reports = installed.reports
     if as_json:
         print_json(
@@ -52,6 +52,7 @@ def plugins(*, as_json: bool) -> None:
                 "plugins": [asdict(report) for report in reports],
                 "backends": [_registered(item) for item in backends],
                 "commands": [_registered(item) for item in commands],
+                "stages": [_registered(item) for item in stages],
             }
         )
         return
@@ -63,6 +64,8 @@ def plugins(*, as_json: bool) -> None:
     out.print()
     _show_names(out, "backends", backends)
     _show_names(out, "commands", commands)
+    if stages:
+        _show_names(out, "stages", stages)
 
 
 def _registered(item: Registration) -> dict[str, str]:

@@ -9,6 +9,8 @@ from llamatelemetry.plugins import Registry
 _BUILT_IN: Final = (
     ("doctor", "llamatelemetry.cli.doctor:doctor", "Say what is installed, what would be used and what is wrong."),
     ("gpu", "llamatelemetry.cli.gpu:gpu", "Show what the GPUs do: memory, utilization, power, energy."),
+    ("manifest", "llamatelemetry.cli.manifest:manifest", "Say what an artifact is made of, and hold it to that."),
+    ("pipeline", "llamatelemetry.cli.pipeline:pipeline", "Run stages that make artifacts, and show what came of them."),
     ("plan", "llamatelemetry.cli.plan:plan", "Say what of a model goes where, and whether it fits."),
     ("plugins", "llamatelemetry.cli.plugins:plugins", "List the installed plugins and what became of them."),
     ("replay", "llamatelemetry.cli.replay:replay", "Send telemetry files to an OTLP/HTTP endpoint."),

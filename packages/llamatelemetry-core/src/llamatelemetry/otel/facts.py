@@ -99,6 +99,8 @@ def facts_of(record: FinishedRecord, redactor: TextRedactor, content: Content | 
         model_quantization=model.quantization,
         model_parameters=model.parameters,
         model_sha256=model.sha256,
+        model_manifest=model.lineage.standing if model.lineage else None,
+        model_run_id=(model.lineage.run_id or None) if model.lineage else None,
         openinference_span_kind="EMBEDDING" if request.operation == "embeddings" else "LLM",
         input_messages=content.input_messages if content else None,
         output_messages=content.output_messages if content else None,

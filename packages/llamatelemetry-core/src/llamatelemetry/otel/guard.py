@@ -24,7 +24,7 @@ def quietly(function: Callable[_P, _T]) -> Callable[_P, _T | None]:
         except Exception:  # noqa: BLE001 - the application called something else and is owed that
             if not told:
                 told = True
-                _log.warning("%s fails; inferences may go unseen", function.__qualname__, exc_info=True)
+                _log.warning("%s fails; what it sees is missing from telemetry", function.__qualname__, exc_info=True)
             return None
 
     return guarded

@@ -17,7 +17,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry._logs import Logger, SeverityNumber
 from opentelemetry.metrics import Meter
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags, Tracer
 
 from llamatelemetry.backends.protocol import ModelInfo
 from llamatelemetry.backends.request import Operation
@@ -30,6 +30,7 @@ from llamatelemetry.otel.handover import Handover
 from llamatelemetry.otel.instruments import Instruments
 from llamatelemetry.otel.nesting import OUTER_INFERENCE_KEY, inside_inference, mark_inside
 from llamatelemetry.semconv.facts import InferenceFacts
+from llamatelemetry.semconv.own import MODEL_MANIFEST, MODEL_RUN_ID
 from llamatelemetry.semconv.profiles import (
     Profile,
     attempt_attributes,
@@ -112,6 +113,7 @@ class Recorder:
             name,
             context=context,
             kind=SpanKind.INTERNAL if model.in_process else SpanKind.CLIENT,
+            links=_links_of(model),
             attributes=attributes,
             start_time=opening.submitted_ns,
         )
@@ -234,6 +236,19 @@ def _opening_of(
         server_port=model.server_port,
     )
     return span_name(operation, request_model), start_attributes(facts, profiles)
+
+
+@lru_cache(maxsize=256)
+def _links_of(model: ModelInfo) -> tuple[Link, ...]:
+    """To the span that made the model's file, as far as that is known and was not refuted."""
+    lineage = model.lineage
+    if lineage is None or not lineage.span_id:
+        return ()
+    made_by = SpanContext(
+        int(lineage.trace_id, 16), int(lineage.span_id, 16), is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED)
+    )
+    attributes = {MODEL_MANIFEST.name: lineage.standing, MODEL_RUN_ID.name: lineage.run_id}
+    return (Link(made_by, {name: value for name, value in attributes.items() if value}),)
 
 
 class _GuardedEnricher:

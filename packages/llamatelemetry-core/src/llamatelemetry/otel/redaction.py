@@ -128,6 +128,21 @@ def redactor_for(settings: Settings) -> Redactor:
     return Redactor(settings.redaction, settings.redact_patterns, settings.redact_keys)
 
 
+_DEFAULT: Final = Redactor()
+_installed: Redactor = _DEFAULT
+
+
+def current_redactor() -> Redactor:
+    """The redactor in force: that of ``init()``, and before it one that masks what is known to be secret."""
+    return _installed
+
+
+def install_redactor(redactor: Redactor | None) -> None:
+    """Makes a redactor the one in force; None goes back to the one before ``init()``."""
+    global _installed  # noqa: PLW0603 - a process has one, as it has one telemetry
+    _installed = _DEFAULT if redactor is None else redactor
+
+
 def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         compiled = re.compile(pattern)

@@ -26,7 +26,7 @@ from llamatelemetry.otel.gpu_instruments import GPUInstruments
 from llamatelemetry.otel.gpu_resource import gpu_resource
 from llamatelemetry.otel.providers import Adopted, Providers, build_providers, find_adopted, make_global, withdraw
 from llamatelemetry.otel.recorder import Recorder
-from llamatelemetry.otel.redaction import Redactor, redactor_for
+from llamatelemetry.otel.redaction import Redactor, install_redactor, redactor_for
 from llamatelemetry.otel.resource import build_resource
 from llamatelemetry.otel.sampling import head_sampler
 from llamatelemetry.otel.tail import SlowAndErrorFilter
@@ -92,6 +92,7 @@ class Telemetry:
         self._gpu_instruments = None if gpu is None else _gpu_instruments(self._providers, gpu)
         self._exporters.start()
         make_global(self._providers)
+        install_redactor(redactor)
         install_sink(self._recorder)
 
     def flush(self, timeout_s: float) -> bool:
@@ -120,6 +121,7 @@ class Telemetry:
             self._gpu.conclude()
         records_lost = self._recorder.shutdown((deadline - time.monotonic()) * _RECORDER_SHARE)
         withdraw()
+        install_redactor(None)
         if self._tail is not None:
             self._tail.release()
         closing: list[Callable[[], object]] = [provider.shutdown for provider in self._providers.own()]

@@ -56,6 +56,15 @@ def register_enrichers(registry: Registry) -> None:
 
 
 @hookspec
+def register_pipeline_stages(registry: Registry) -> None:
+    """Registers stages of pipelines: ``registry.add(name, "module:Class", summary="One line.")``.
+
+    The class follows :class:`llamatelemetry.pipeline.stage.Stage` and has the same ``name``. It is called with
+    the parameters that a pipeline's file gives it.
+    """
+
+
+@hookspec
 def register_commands(group: Registry) -> None:
     """Registers verbs of the command line: ``group.add(name, "module:command", summary="One line.")``.
 

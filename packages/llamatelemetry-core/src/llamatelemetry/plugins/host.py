@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # Names of higher floors, for the reader and the type checker
     from llamatelemetry.backends.protocol import Backend
     from llamatelemetry.distributed.shape import ModelShape
     from llamatelemetry.inference.sink import SpanEnricher
+    from llamatelemetry.pipeline.stage import Stage
 
 ECHO_TARGET: Final = "llamatelemetry.backends.echo:EchoBackend"
 """The backend that core brings itself."""
@@ -37,16 +38,19 @@ class Plugins:
 
     Attributes:
         backends: Names of backends to their classes.
+        stages: Names of pipeline stages to their classes.
     """
 
     def __init__(self, loaded: Iterable[LoadedPlugin]) -> None:
         self._loaded = tuple(loaded)
         self.backends: Registry = Registry("backend")
         self.backends.add("echo", ECHO_TARGET, summary="Repeats the prompt; needs no model.")
+        self.stages: Registry = Registry("stage")
         self._enrichers = Registry("enricher")
         self._checks = Registry("check")
         self._model_readers = Registry("model reader")
         self._collect("register_backends", self.backends)
+        self._collect("register_pipeline_stages", self.stages)
         self._collect("register_enrichers", self._enrichers)
         self._collect("register_checks", self._checks)
         self._collect("register_model_readers", self._model_readers)
@@ -63,13 +67,16 @@ class Plugins:
             UnknownNameError: No plugin registers it; says what is registered and what to install.
             PluginError: It is registered and cannot be imported.
         """
-        registration = self.backends.get(name, self._hint("backend", name))
-        backend = self._resolve(self.backends, registration)
-        if not isinstance(backend, type):
-            problem = f"backend {name!r} cannot be used: {registration.target} is not a class"
-            self._fail(registration.plugin, problem)
-            raise PluginError(problem)
-        return backend
+        return self._resolve_class(self.backends, name)
+
+    def resolve_stage(self, name: str) -> type[Stage]:
+        """Imports a stage of pipelines and returns its class.
+
+        Raises:
+            UnknownNameError: No plugin registers it; says what is registered and what to install.
+            PluginError: It is registered and cannot be imported.
+        """
+        return self._resolve_class(self.stages, name)
 
     def enrichers(self) -> list[SpanEnricher]:
         """A new instance of each registered ``SpanEnricher``."""
@@ -181,6 +188,15 @@ class Plugins:
                     registry.add(item.name, item.target, summary=item.summary, plugin=plugin.report.name)
                 except PluginError as error:
                     plugin.fail(str(error))
+
+    def _resolve_class(self, registry: Registry, name: str) -> type[Any]:
+        registration = registry.get(name, self._hint(registry.kind, name))
+        found = self._resolve(registry, registration)
+        if not isinstance(found, type):
+            problem = f"{registry.kind} {name!r} cannot be used: {registration.target} is not a class"
+            self._fail(registration.plugin, problem)
+            raise PluginError(problem)
+        return found
 
     def _resolve(self, registry: Registry, registration: Registration) -> Any:
         try:

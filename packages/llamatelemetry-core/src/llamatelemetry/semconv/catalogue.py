@@ -6,7 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from llamatelemetry.semconv import engine_metrics, gpu, hw, metrics, profiles, server_metrics, spans, torch_memory
+from llamatelemetry.semconv import (
+    engine_metrics,
+    gpu,
+    hw,
+    metrics,
+    own,
+    pipeline,
+    profiles,
+    server_metrics,
+    spans,
+    torch_memory,
+)
 from llamatelemetry.semconv.attributes import Attribute
 from llamatelemetry.semconv.metrics import Instrument
 from llamatelemetry.semconv.profiles import Profile
@@ -17,15 +28,26 @@ ALL_PROFILES: tuple[Profile, ...] = tuple(profiles.PROFILES)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttributeEntry:
-    """A row of the catalogue's spans, of the events on them and of the resource.
+    """A row of the catalogue's spans, of the events and links on them and of the resource.
 
     Attributes:
-        span: Which span, or event on one, carries it; or the resource.
+        span: Which span, or event or link on one, carries it; or the resource.
         profile: The profile it belongs to; None where it is emitted with any.
         row: What the table says.
     """
 
-    span: Literal["inference", "attempt_failed", "phase", "section", "server_start", "resource"]
+    span: Literal[
+        "inference",
+        "model_origin",
+        "attempt_failed",
+        "phase",
+        "section",
+        "server_start",
+        "pipeline",
+        "stage",
+        "step",
+        "resource",
+    ]
     profile: Profile | None
     row: Attribute
 
@@ -51,12 +73,16 @@ def catalogue() -> Iterator[AttributeEntry | InstrumentEntry]:
         yield from (AttributeEntry(span="inference", profile=profile, row=row) for row in rows)
     always = (*profiles.ALWAYS, *gpu.GPU, *torch_memory.TORCH_MEMORY)
     yield from (AttributeEntry(span="inference", profile=None, row=row) for row in always)
+    yield from (AttributeEntry(span="model_origin", profile=None, row=row) for row in own.MODEL_ORIGIN_LINK)
     yield from (AttributeEntry(span="attempt_failed", profile=None, row=row) for row in spans.ATTEMPT_FAILED)
     for profile, rows in profiles.PHASE_PROFILES.items():
         yield from (AttributeEntry(span="phase", profile=profile, row=row) for row in rows)
     yield from (AttributeEntry(span="phase", profile=None, row=row) for row in profiles.phase_rows(()))
     yield from (AttributeEntry(span="section", profile=None, row=row) for row in gpu.GPU_SECTION)
     yield from (AttributeEntry(span="server_start", profile=None, row=row) for row in spans.SERVER_START)
+    yield from (AttributeEntry(span="pipeline", profile=None, row=row) for row in pipeline.PIPELINE)
+    yield from (AttributeEntry(span="stage", profile=None, row=row) for row in (*pipeline.STAGE, *gpu.GPU_SECTION))
+    yield from (AttributeEntry(span="step", profile=None, row=row) for row in pipeline.STEP)
     yield from (AttributeEntry(span="resource", profile=None, row=row) for row in gpu.GPU_RESOURCE)
     yield from _instruments()
 
@@ -77,6 +103,7 @@ def _instruments() -> Iterator[InstrumentEntry]:
             yield InstrumentEntry(profile=profile, row=row)
     yield from (InstrumentEntry(profile=None, row=row) for row in engine_metrics.ENGINE)
     yield from (InstrumentEntry(profile=None, row=row) for row in hw.GPU_METRICS)
+    yield from (InstrumentEntry(profile=None, row=row) for row in pipeline.PIPELINE_METRICS)
     for source, row in server_metrics.PROMETHEUS_METRICS.items():
         yield InstrumentEntry(profile=None, row=row, source=f"llamacpp:{source}")
     for row in (server_metrics.SLOTS_BUSY, server_metrics.SLOTS_LIMIT):

@@ -111,6 +111,8 @@ class InferenceFacts:
     model_quantization: str | None = None
     model_parameters: int | None = None
     model_sha256: str | None = None
+    model_manifest: str | None = None
+    model_run_id: str | None = None
     openinference_span_kind: str | None = "LLM"
     input_messages: str | None = None
     output_messages: str | None = None

@@ -15,7 +15,9 @@ from opentelemetry.semconv._incubating.metrics import gen_ai_metrics as names
 from llamatelemetry.semconv import gen_ai, own
 from llamatelemetry.semconv.attributes import Attribute, AttributeValue, Task
 
-InstrumentKind = Literal["histogram", "counter", "observable_counter", "observable_up_down_counter", "observable_gauge"]
+InstrumentKind = Literal[
+    "histogram", "counter", "gauge", "observable_counter", "observable_up_down_counter", "observable_gauge"
+]
 
 DURATION_BUCKETS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 """Seconds of a whole operation."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from llamatelemetry.semconv.attributes import Attribute
@@ -64,6 +65,22 @@ PREFIX_SOURCE: Final = Attribute(
     "Who says so: engine, from its own books, or backend, from what it reported of its cache.",
     requirement="required",
 )
+
+MODEL_MANIFEST: Final = Attribute(
+    "llamatelemetry.model.manifest",
+    "string",
+    "model_manifest",
+    "Whether its manifest proves where the model file came from: verified, unverified, missing or tampered.",
+)
+MODEL_RUN_ID: Final = Attribute(
+    "llamatelemetry.model.run.id", "string", "model_run_id", "The pipeline run that made the model file."
+)
+
+MODEL_ORIGIN_LINK: Final = (
+    replace(MODEL_MANIFEST, requirement="required"),
+    MODEL_RUN_ID,
+)
+"""On the link from an inference span to the span that made the model file."""
 
 INFERENCE: Final = (
     Attribute(
@@ -184,6 +201,8 @@ INFERENCE: Final = (
     ),
     Attribute("llamatelemetry.model.parameters", "int", "model_parameters", "Number of weights."),
     Attribute("llamatelemetry.model.sha256", "string", "model_sha256", "Digest of the model file."),
+    MODEL_MANIFEST,
+    MODEL_RUN_ID,
 )
 """On the inference span."""
 

@@ -27,6 +27,15 @@ class EmittedEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EmittedLink:
+    """A link from a span to another; ids as :class:`EmittedSpan` has them."""
+
+    trace_id: str
+    span_id: str
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EmittedSpan:
     """A finished span.
 
@@ -41,6 +50,7 @@ class EmittedSpan:
         attributes: Arrays are tuples.
         failed: Its status is ERROR.
         events: Its events, in order.
+        links: Its links, in order.
     """
 
     name: str
@@ -53,6 +63,7 @@ class EmittedSpan:
     attributes: Mapping[str, Any]
     failed: bool = False
     events: tuple[EmittedEvent, ...] = ()
+    links: tuple[EmittedLink, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +101,14 @@ def span_from_sdk(span: Any) -> EmittedSpan:
         events=tuple(
             EmittedEvent(name=event.name, time_ns=event.timestamp, attributes=dict(event.attributes or {}))
             for event in span.events
+        ),
+        links=tuple(
+            EmittedLink(
+                trace_id=f"{link.context.trace_id:032x}",
+                span_id=f"{link.context.span_id:016x}",
+                attributes=dict(link.attributes or {}),
+            )
+            for link in span.links
         ),
     )
 
@@ -147,6 +166,10 @@ def _json_span(span: Mapping[str, Any]) -> EmittedSpan:
         events=tuple(
             EmittedEvent(name=event["name"], time_ns=int(event["timeUnixNano"]), attributes=_json_attributes(event))
             for event in span.get("events", ())
+        ),
+        links=tuple(
+            EmittedLink(trace_id=link["traceId"], span_id=link["spanId"], attributes=_json_attributes(link))
+            for link in span.get("links", ())
         ),
     )
 

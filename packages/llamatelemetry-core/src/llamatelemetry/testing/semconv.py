@@ -10,13 +10,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from llamatelemetry.semconv import gen_ai, gpu, own, profiles, spans, torch_memory
+from llamatelemetry.semconv import gen_ai, gpu, own, pipeline, profiles, spans, torch_memory
 from llamatelemetry.semconv.attributes import IF_FAILED, Attribute, Task, task_of
 from llamatelemetry.semconv.catalogue import instruments
 from llamatelemetry.semconv.metrics import Instrument
 from llamatelemetry.semconv.profiles import Profile
 from llamatelemetry.testing.emitted import (
     EmittedEvent,
+    EmittedLink,
     EmittedMetric,
     EmittedPoint,
     EmittedSpan,
@@ -29,6 +30,7 @@ from llamatelemetry.testing.emitted import (
 
 __all__ = [
     "EmittedEvent",
+    "EmittedLink",
     "EmittedMetric",
     "EmittedPoint",
     "EmittedSpan",
@@ -51,6 +53,7 @@ _INFERENCE_MARKS: Final = frozenset(
 _SHAPES: Final[Mapping[str, MetricShape]] = {
     "histogram": "histogram",
     "counter": "monotonic_sum",
+    "gauge": "gauge",
     "observable_counter": "monotonic_sum",
     "observable_up_down_counter": "sum",
     "observable_gauge": "gauge",
@@ -79,11 +82,14 @@ def violations_of_spans(emitted: Iterable[Any], profiles_used: Iterable[Profile]
         if (span.trace_id, span.span_id) in inference:
             found += _inference_violations(span, profiles.inference_rows(chosen, _task_of(span)))
             found += _event_violations(span)
+            found += _link_violations(span)
         elif span.name in spans.PHASES and parent in inference:
             phases[parent].append(span)
             found += _span_violations(span, profiles.phase_rows(chosen), kinds=("INTERNAL",))
         elif span.name == spans.SERVER_START_SPAN:
             found += _span_violations(span, spans.SERVER_START, kinds=("INTERNAL",))
+        elif pipeline.RUN_ID.name in span.attributes:
+            found += _pipeline_violations(span)
         else:
             known = {row.name for row in gpu.GPU_SECTION}
             found += _attribute_violations(_title(span), span.attributes, gpu.GPU_SECTION)
@@ -181,6 +187,34 @@ def _gpu_violations(span: EmittedSpan) -> list[str]:
     return found
 
 
+def _pipeline_violations(span: EmittedSpan) -> list[str]:
+    if pipeline.STAGE_NAME.name not in span.attributes:
+        found = _span_violations(span, pipeline.PIPELINE, kinds=("INTERNAL",))
+        if span.name != pipeline.pipeline_span_name(span.attributes.get(pipeline.PIPELINE_NAME.name, "")):
+            found.append(f"{_title(span)}: the name is not pipeline and the pipeline's")
+        return found
+    found = _span_violations(span, (*pipeline.STAGE, *gpu.GPU_SECTION), kinds=("INTERNAL",))
+    found += _gpu_violations(span)
+    if span.name != span.attributes[pipeline.STAGE_NAME.name]:
+        found.append(f"{_title(span)}: the name is not the stage's")
+    known = {row.name for row in pipeline.STEP}
+    before = span.start_ns
+    for event in span.events:
+        if event.name != pipeline.STEP_EVENT:
+            continue
+        title = f"{_title(span)}: event {event.name!r}"
+        found += _attribute_violations(title, event.attributes, pipeline.STEP)
+        found += [
+            f"{title}: no table has {name}"
+            for name in event.attributes
+            if name.startswith(RESERVED) and name not in known
+        ]
+        if not before <= event.time_ns <= span.end_ns:
+            found.append(f"{title}: is not after the one before and within its span")
+        before = event.time_ns
+    return found
+
+
 def _event_violations(span: EmittedSpan) -> list[str]:
     found = []
     numbers = []
@@ -201,6 +235,26 @@ def _event_violations(span: EmittedSpan) -> list[str]:
         numbers.append(event.attributes.get("llamatelemetry.attempt.number"))
     if numbers != list(range(1, len(numbers) + 1)):
         found.append(f"{_title(span)}: its failed tries are numbered {numbers}")
+    return found
+
+
+def _link_violations(span: EmittedSpan) -> list[str]:
+    """What cannot be true of the links of an inference: they lead to what made its model, if that was not refuted."""
+    found = []
+    known = {row.name: row for row in own.MODEL_ORIGIN_LINK}
+    ours = [link for link in span.links if not known.keys().isdisjoint(link.attributes)]
+    for link in ours:
+        title = f"{_title(span)}: link to {link.span_id}"
+        found += _attribute_violations(title, link.attributes, own.MODEL_ORIGIN_LINK)
+        found += [
+            f"{title}: {name} is {value!r}, and the span says {span.attributes.get(name)!r}"
+            for name, value in link.attributes.items()
+            if name in known and span.attributes.get(name) != value
+        ]
+        if link.attributes.get(own.MODEL_MANIFEST.name) == "tampered":
+            found.append(f"{title}: leads to what was refuted")
+    if len(ours) > 1:
+        found.append(f"{_title(span)}: has {len(ours)} links to what made its model")
     return found
 
 

@@ -59,7 +59,9 @@ class LlamaCppBackend:
         cache_ram_mib: Memory in MiB in which a server started here keeps prompts that have left their
             slots; llama.cpp decides when None.
         extra_args: More command-line arguments, for a ``llama-server`` executable only.
-        sha256: Computes the digest of the model file when it is opened; takes seconds per gigabyte.
+        sha256: Whether to compute the digest of the model file when it is opened, which takes about a second
+            per gigabyte. When None, where a manifest or the file itself says which run made it: then
+            inference spans link to that run, and what was tampered with is logged and not linked.
         startup_timeout_s: Seconds a server may take to become ready.
         log_file: Where the whole log of a server started here is appended.
         on_progress: Told now and then how its start is going.
@@ -84,7 +86,7 @@ class LlamaCppBackend:
         kv_unified: bool | None = None,
         cache_ram_mib: int | None = None,
         extra_args: Sequence[str] = (),
-        sha256: bool = False,
+        sha256: bool | None = None,
         startup_timeout_s: float = 120.0,
         log_file: Path | None = None,
         on_progress: StartProgress = lambda _elapsed_s, _line: None,

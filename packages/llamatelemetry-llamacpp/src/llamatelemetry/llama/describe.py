@@ -8,8 +8,9 @@ from pathlib import Path
 from llamatelemetry.backends.protocol import ModelInfo
 from llamatelemetry.errors import ModelFileError
 from llamatelemetry.llama.client import LlamaClient
-from llamatelemetry.llama.gguf import GgufFile, read_gguf, sha256_of
+from llamatelemetry.llama.gguf import GgufFile, read_gguf
 from llamatelemetry.llama.model_files import PROVIDER, model_name
+from llamatelemetry.llama.model_origin import origin
 from llamatelemetry.llama.replies import Props
 from llamatelemetry.llama.server import LlamaServer
 from llamatelemetry.llama.transport import is_loopback
@@ -23,7 +24,7 @@ def describe(
     slots: int | None = None,
     gpus: Sequence[int | str] | None = None,
     kv_unified: bool | None = None,
-    sha256: bool = False,
+    sha256: bool | None = None,
 ) -> ModelInfo:
     """Asks a server that is ready.
 
@@ -35,13 +36,15 @@ def describe(
         gpus: GPUs of this machine that it uses, as UUIDs or indices; None for not known.
         kv_unified: Whether the slots of a server that was not started here share one KV cache: it
             does not say.
-        sha256: Computes the digest of the model file, if this machine has it.
+        sha256: Whether to compute the digest of the model file, if this machine has it. When None, where a
+            manifest or the file itself says which run made it.
 
     Raises:
         BackendError: It does not answer as a llama-server does.
     """
     props = client.props()
     path, gguf = _model_file(client, props, server)
+    digest, lineage = (None, None) if path is None or gguf is None else origin(path, gguf, sha256=sha256)
     shared = props.context_length if kv_unified else None
     return ModelInfo(
         model=_name(props, name) if server is None else server.name,
@@ -57,7 +60,8 @@ def describe(
         kv_tokens=shared if server is None else server.kv_tokens,
         kv_bytes_per_token=None if gguf is None else gguf.kv_bytes_per_token,
         embeddings=client.offers_embeddings(),
-        sha256=sha256_of(path) if sha256 and path is not None else None,
+        sha256=digest,
+        lineage=lineage,
         pid=None if server is None else server.pid,
         gpus=_gpus(client, gpus),
     )

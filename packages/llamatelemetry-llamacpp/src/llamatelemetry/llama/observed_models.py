@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from llamatelemetry.artifacts.evidence import evidence_of
 from llamatelemetry.backends.protocol import ModelInfo
 from llamatelemetry.errors import ModelFileError
 from llamatelemetry.llama.gguf import GgufFile, read_gguf
@@ -26,6 +27,8 @@ def observed_model(
         gpus: GPUs that it uses; None for not known.
     """
     header = None if path is None else _header(path)
+    # Its digest is not computed: that would keep the application waiting for its own model.
+    lineage = None if path is None or header is None else evidence_of(Path(path), header.metadata).judge(None)
     return ModelInfo(
         model=spelled(name or path or UNKNOWN.model),
         provider=PROVIDER,
@@ -36,6 +39,7 @@ def observed_model(
         context_length=None if header is None else header.context_length,
         kv_bytes_per_token=None if header is None else header.kv_bytes_per_token,
         embeddings=embeddings,
+        lineage=lineage,
         pid=os.getpid(),
         gpus=gpus,
     )

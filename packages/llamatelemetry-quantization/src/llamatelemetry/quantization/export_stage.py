@@ -1,0 +1,63 @@
+"""The stage ``export_gguf`` of pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+from llamatelemetry.artifacts.lineage import lineage_of
+from llamatelemetry.errors import InvalidValueError
+from llamatelemetry.pipeline import Port, StageContext
+from llamatelemetry.quantization.converting import CONVERTED_TYPES, convert
+
+__all__ = ["ExportGGUFStage"]
+
+_KERNELS: Final = "libggml-python"
+
+
+class ExportGGUFStage:
+    """Makes a GGUF file of a checkpoint. The file names the run that made it, the span, and the checkpoint.
+
+    Args:
+        file_type: ``F32``, ``F16``, ``BF16`` or ``Q8_0``.
+        threads: Threads to compute with, all there are where None. They do not change the outcome.
+
+    Raises:
+        InvalidValueError: There is no such file type, or it is made of a file with ``quantize``.
+    """
+
+    name = "export_gguf"
+    version = "1"
+    inputs = (Port(name="checkpoint", kind="checkpoint", help="A folder as transformers saves it."),)
+    outputs = (Port(name="model", kind="gguf", help="The same model for llama.cpp."),)
+
+    def __init__(self, file_type: str = "F16", *, threads: int | None = None) -> None:
+        chosen = file_type.upper()
+        if chosen not in CONVERTED_TYPES:
+            raise InvalidValueError("file_type", file_type, f"give one of {', '.join(CONVERTED_TYPES)}")
+        self._threads = threads
+        self.parameters: Mapping[str, Any] = {"file_type": chosen}
+
+    @property
+    def tools(self) -> Mapping[str, str]:
+        """The kernels, which round every number."""
+        try:
+            return {_KERNELS: version(_KERNELS)}
+        except PackageNotFoundError:
+            return {}  # Running says what is missing.
+
+    def run(self, context: StageContext) -> Mapping[str, Path]:
+        """Converts; bytes of the checkpoint are its progress."""
+        checkpoint = context.inputs["checkpoint"]
+        made = convert(
+            checkpoint.path,
+            context.folder / f"model-{self.parameters['file_type']}.gguf",
+            file_type=self.parameters["file_type"],
+            name=context.run.artifact or checkpoint.manifest.name,
+            threads=self._threads,
+            metadata=lineage_of(context.trace.origin(), checkpoint.manifest.digest).metadata(),
+            on_progress=lambda progress: context.progress(progress.done_bytes, progress.total_bytes, "B"),
+        )
+        return {"model": made.path}

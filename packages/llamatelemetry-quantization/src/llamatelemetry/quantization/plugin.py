@@ -1,0 +1,27 @@
+"""What this distribution adds to llamatelemetry. Imported whenever plugins are listed: names only."""
+
+from __future__ import annotations
+
+from llamatelemetry.plugins import Registry, hookimpl
+
+
+@hookimpl
+def register_commands(group: Registry) -> None:
+    """The verbs that make GGUF files."""
+    group.add(
+        "export-gguf",
+        "llamatelemetry.quantization.export_cli:export_gguf",
+        summary="Make a GGUF file of a Hugging Face checkpoint.",
+    )
+    group.add("quantize", "llamatelemetry.quantization.cli:quantize", summary="Make a GGUF model smaller.")
+
+
+@hookimpl
+def register_pipeline_stages(registry: Registry) -> None:
+    """The stages that make GGUF files."""
+    registry.add(
+        "export_gguf",
+        "llamatelemetry.quantization.export_stage:ExportGGUFStage",
+        summary="Makes a GGUF file of a Hugging Face checkpoint.",
+    )
+    registry.add("quantize", "llamatelemetry.quantization.stage:QuantizeStage", summary="Makes a GGUF model smaller.")
