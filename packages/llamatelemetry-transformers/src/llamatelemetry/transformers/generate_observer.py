@@ -101,11 +101,11 @@ class GenerateObserver:
 
     @quietly
     def _watched(self, running: tuple[Generation, int], criteria: Any, config: Any) -> Any:
-        from llamatelemetry.transformers.observed_criteria import ObservedCriteria
+        from llamatelemetry.transformers.observed_criteria import observed
 
         generation, depth = running
         steps = generation.loop(depth, config, previews=self._previews)
-        return None if steps is None else ObservedCriteria(criteria, steps)
+        return None if steps is None else observed(criteria, steps)
 
 
 def _observed(generation: Generation, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

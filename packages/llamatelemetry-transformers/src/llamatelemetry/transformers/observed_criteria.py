@@ -17,9 +17,17 @@ from transformers.generation.stopping_criteria import StoppingCriteriaList
 _ask: Final = StoppingCriteriaList.__call__
 
 
-class ObservedCriteria(StoppingCriteriaList):  # type: ignore[misc]
-    """A list of stopping criteria that is watched."""
+def observed(criteria: Any, steps: Steps) -> Any:
+    """A list of stopping criteria that is watched.
 
+    Args:
+        criteria: The list that ``generate`` made.
+        steps: What is seen goes there.
+    """
+    return _ObservedCriteria(criteria, steps)
+
+
+class _ObservedCriteria(StoppingCriteriaList):  # type: ignore[misc]
     def __init__(self, criteria: Any, steps: Steps) -> None:
         super().__init__(criteria)
         self._steps = steps

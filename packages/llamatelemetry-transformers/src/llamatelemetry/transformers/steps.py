@@ -27,7 +27,7 @@ class Steps:
     __slots__ = ("_clock", "_first", "_previewed", "config", "done", "latest", "mark", "sizes")
 
     def __init__(self, config: Any, *, one_by_one: bool = True, previewed: bool = False) -> None:
-        self.config = config
+        self.config: Any = config
         self.mark: Callable[[], None] | None = None
         self.latest: Any = None
         self.sizes: list[int] | None = None if one_by_one else []
