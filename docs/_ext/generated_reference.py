@@ -60,6 +60,13 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.transformers.safetensors_header",
     ),
     "Quantization": (
+        "llamatelemetry.quantization.converting",
+        "llamatelemetry.quantization.export_stage",
+        "llamatelemetry.quantization.small_checkpoints",
+        "llamatelemetry.quantization.conversion.families",
+        "llamatelemetry.quantization.conversion.pre_tokenizers",
+        "llamatelemetry.quantization.conversion.sizes",
+        "llamatelemetry.quantization.conversion.config_values",
         "llamatelemetry.quantization.quantizing",
         "llamatelemetry.quantization.file_types",
         "llamatelemetry.quantization.imatrix",

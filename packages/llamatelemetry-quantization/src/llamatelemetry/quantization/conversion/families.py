@@ -23,7 +23,7 @@ class Weight:
 
     Attributes:
         name: What llama.cpp calls it, without ``blk.N.`` and ``.weight``.
-        shape: Its sizes as transformers has them, by the names of :attr:`Sizes.named`.
+        shape: Its sizes as transformers has them, by the names of ``Sizes.named``.
         rotated: ``queries`` or ``keys`` where its rows, head by head, go from halves to pairs. transformers rotates
             the first half of a head with the second, and llama.cpp, in this architecture, neighbours.
         bias: Whether it may have a bias.
