@@ -28,10 +28,10 @@ class ExportGGUFStage:
         InvalidValueError: There is no such file type, or it is made of a file with ``quantize``.
     """
 
-    name = "export_gguf"
-    version = "1"
-    inputs = (Port(name="checkpoint", kind="checkpoint", help="A folder as transformers saves it."),)
-    outputs = (Port(name="model", kind="gguf", help="The same model for llama.cpp."),)
+    name: str = "export_gguf"
+    version: str = "1"
+    inputs: tuple[Port, ...] = (Port(name="checkpoint", kind="checkpoint", help="A folder as transformers saves it."),)
+    outputs: tuple[Port, ...] = (Port(name="model", kind="gguf", help="The same model for llama.cpp."),)
 
     def __init__(self, file_type: str = "F16", *, threads: int | None = None) -> None:
         chosen = file_type.upper()
