@@ -30,8 +30,8 @@ class ExportGGUFStage:
 
     name = "export_gguf"
     version = "1"
-    inputs = (Port(name="checkpoint", kind="checkpoint", help="A folder as transformers saves it."),)
-    outputs = (Port(name="model", kind="gguf", help="The same model for llama.cpp."),)
+    inputs: tuple[Port, ...] = (Port(name="checkpoint", kind="checkpoint", help="A folder as transformers saves it."),)
+    outputs: tuple[Port, ...] = (Port(name="model", kind="gguf", help="The same model for llama.cpp."),)
 
     def __init__(self, file_type: str = "F16", *, threads: int | None = None) -> None:
         chosen = file_type.upper()
