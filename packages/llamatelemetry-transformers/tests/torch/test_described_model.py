@@ -60,12 +60,12 @@ def test_a_model_is_not_kept_alive_by_its_description(make_tiny):
     [
         ("HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M"),
         ("gpt2", "gpt2"),
-        ("/home/someone/models/my-model", "my-model"),
-        ("/home/someone/models/my-model/", "my-model"),
+        ("/srv/models/my-model", "my-model"),
+        ("/srv/models/my-model/", "my-model"),
         ("./my-model", "my-model"),
         ("~/models/my-model", "my-model"),
         ("a/b/c", "c"),
-        ("/home/me/.cache/hub/models--owner--name/snapshots/0123abc", "owner/name"),
+        ("/srv/.cache/hub/models--owner--name/snapshots/0123abc", "owner/name"),
         ("", "LlamaForCausalLM"),
     ],
 )

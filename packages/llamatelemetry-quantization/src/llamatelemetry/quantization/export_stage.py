@@ -28,8 +28,8 @@ class ExportGGUFStage:
         InvalidValueError: There is no such file type, or it is made of a file with ``quantize``.
     """
 
-    name: str = "export_gguf"
-    version: str = "1"
+    name = "export_gguf"
+    version = "1"
     inputs: tuple[Port, ...] = (Port(name="checkpoint", kind="checkpoint", help="A folder as transformers saves it."),)
     outputs: tuple[Port, ...] = (Port(name="model", kind="gguf", help="The same model for llama.cpp."),)
 
