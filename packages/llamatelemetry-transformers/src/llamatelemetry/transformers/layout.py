@@ -48,9 +48,13 @@ def sizes_of(
     Raises:
         InvalidValueError: A number is too small.
     """
-    least = {"slots": 1, "context_length": 2, "page_size": 4, "kv_tokens": 2, "max_batch_tokens": 1}
-    for name, low in least.items():
-        value = locals()[name]
+    for name, value, low in (
+        ("slots", slots, 1),
+        ("context_length", context_length, 2),
+        ("page_size", page_size, 4),
+        ("kv_tokens", kv_tokens, 2),
+        ("max_batch_tokens", max_batch_tokens, 1),
+    ):
         if value is not None and value < low:
             raise InvalidValueError(name, value, f"give at least {low}")
     on_cpu = model.device.type == "cpu"
