@@ -16,6 +16,7 @@ EXECUTED = (
     "README.md",
     "docs/artifacts.md",
     "docs/auto-instrumentation.md",
+    "docs/conversion.md",
     "docs/energy.md",
     "docs/gpu.md",
     "docs/pipeline.md",
