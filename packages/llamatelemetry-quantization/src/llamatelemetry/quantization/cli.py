@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from llamatelemetry.cli.output import examples, json_option, print_json, progress_console
+from llamatelemetry.cli.output import examples, json_option, print_json
+from llamatelemetry.quantization.byte_progress import byte_progress
 from llamatelemetry.quantization.file_types import FILE_TYPES
-from llamatelemetry.quantization.quantizing import QuantizedModel, QuantizeProgress
+from llamatelemetry.quantization.quantizing import QuantizedModel
 from llamatelemetry.quantization.quantizing import quantize as make_smaller
 
 
@@ -62,21 +62,7 @@ def quantize(
     IN is a GGUF file, best of F16 or BF16. OUT is the file that llama.cpp's llama-quantize would write, byte
     for byte. It appears when it is whole, and takes the place of a file of that name.
     """
-    console = progress_console()
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task("Quantizing", total=None)
-
-        def advance(progress: QuantizeProgress) -> None:
-            bar.update(task, completed=progress.done_bytes, total=progress.total_bytes)
-
+    with byte_progress("Quantizing") as advance:
         made = make_smaller(
             source,
             target,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from llamatelemetry.cli.output import examples, json_option, print_json, progress_console
-from llamatelemetry.quantization.converting import CONVERTED_TYPES, ConvertedModel, ConvertProgress, convert
+from llamatelemetry.cli.output import examples, json_option, print_json
+from llamatelemetry.quantization.byte_progress import byte_progress
+from llamatelemetry.quantization.converting import CONVERTED_TYPES, ConvertedModel, convert
 
 
 @click.command(
@@ -34,21 +34,7 @@ def export_gguf(
     FOLDER has config.json, safetensors and a tokenizer in it, as transformers saves them. OUT appears when it is
     whole, and takes the place of a file of that name.
     """
-    console = progress_console()
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task("Converting", total=None)
-
-        def advance(progress: ConvertProgress) -> None:
-            bar.update(task, completed=progress.done_bytes, total=progress.total_bytes)
-
+    with byte_progress("Converting") as advance:
         made = convert(source, target, file_type=file_type, name=name, threads=threads, on_progress=advance)
     if as_json:
         print_json(_figures(made))

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from llamatelemetry.artifacts.lineage import lineage_of
 from llamatelemetry.errors import InvalidValueError
 from llamatelemetry.pipeline import Port, StageContext
 from llamatelemetry.quantization.converting import CONVERTED_TYPES, convert
+from llamatelemetry.quantization.ggml import kernel_version
 
 __all__ = ["ExportGGUFStage"]
-
-_KERNELS: Final = "libggml-python"
 
 
 class ExportGGUFStage:
@@ -43,10 +41,7 @@ class ExportGGUFStage:
     @property
     def tools(self) -> Mapping[str, str]:
         """The kernels, which round every number."""
-        try:
-            return {_KERNELS: version(_KERNELS)}
-        except PackageNotFoundError:
-            return {}  # Running says what is missing.
+        return kernel_version()
 
     def run(self, context: StageContext) -> Mapping[str, Path]:
         """Converts; bytes of the checkpoint are its progress."""

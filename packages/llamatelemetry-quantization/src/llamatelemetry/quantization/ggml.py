@@ -11,13 +11,16 @@ import functools
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from llamatelemetry.errors import MissingDependencyError
 
-__all__ = ["Ggml", "TensorType", "load_ggml"]
+__all__ = ["Ggml", "TensorType", "kernel_version", "load_ggml"]
+
+_PACKAGE: Final = "libggml-python"
 
 _INSTALL: Final = "pip install --force-reinstall libggml-python"
 _RUNS: Final = (
@@ -178,3 +181,11 @@ def load_ggml() -> Ggml:
     except (OSError, AttributeError) as error:
         # AttributeError: a function is not there.
         raise MissingDependencyError("quantization", f"a libggml-python that loads ({error})", _INSTALL) from error
+
+
+def kernel_version() -> dict[str, str]:
+    """The package of the kernels and its version, which decide every byte; empty where it is not installed."""
+    try:
+        return {_PACKAGE: version(_PACKAGE)}
+    except PackageNotFoundError:
+        return {}  # Using them says what is missing.

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from llamatelemetry.artifacts.lineage import lineage_of
 from llamatelemetry.pipeline import Port, StageContext
 from llamatelemetry.quantization.file_types import file_type as named_type
+from llamatelemetry.quantization.ggml import kernel_version
 from llamatelemetry.quantization.imatrix import Importance, read_importance
 from llamatelemetry.quantization.quantizing import quantize
 
 __all__ = ["QuantizeStage"]
-
-_KERNELS: Final = "libggml-python"
 
 
 class QuantizeStage:
@@ -59,10 +57,7 @@ class QuantizeStage:
     @property
     def tools(self) -> Mapping[str, str]:
         """The kernels, which decide every byte."""
-        try:
-            return {_KERNELS: version(_KERNELS)}
-        except PackageNotFoundError:
-            return {}  # Running says what is missing.
+        return kernel_version()
 
     def run(self, context: StageContext) -> Mapping[str, Path]:
         """Quantizes; bytes of the old model are its progress."""
