@@ -67,6 +67,7 @@ VIOLATIONS = (
     ("no-model-runtime", "llama/gguf.py", "import transformers"),
     ("no-model-runtime", "transformers/shape.py", "import xllamacpp"),
     ("no-model-runtime", "quantization/ggml.py", "import xllamacpp"),
+    ("no-model-runtime", "quantization/nf4/tensors.py", "import bitsandbytes"),
 )
 
 
@@ -270,7 +271,7 @@ def _install_torch(
     requirements = [
         f"{EDITABLE[CORE]}[grpc]",
         f"{EDITABLE['llamatelemetry-llamacpp']}[embedded]",
-        EDITABLE["llamatelemetry-quantization"],
+        f"{EDITABLE['llamatelemetry-quantization']}[nf4]",
         f"{EDITABLE['llamatelemetry-transformers']}[torch,instruments]",
         *_settings("llamatelemetry")["torch"],
     ]

@@ -13,6 +13,11 @@ def register_commands(group: Registry) -> None:
         "llamatelemetry.quantization.export_cli:export_gguf",
         summary="Make a GGUF file of a Hugging Face checkpoint.",
     )
+    group.add(
+        "nf4",
+        "llamatelemetry.quantization.nf4_cli:nf4",
+        summary="Say what each matrix of a checkpoint would lose in NF4 or FP4.",
+    )
     group.add("quantize", "llamatelemetry.quantization.cli:quantize", summary="Make a GGUF model smaller.")
 
 
