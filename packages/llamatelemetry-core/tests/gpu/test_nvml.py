@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +73,33 @@ OLDER_WAYS = {
     "nvmlDeviceGetTemperature": "nvmlDeviceGetTemperatureV",
     "nvmlDeviceGetCurrentClocksEventReasons": "nvmlDeviceGetCurrentClocksThrottleReasons",
 }
+
+
+class OtherLibrary:
+    """The library of the stub with one function of another driver's, or without it."""
+
+    def __init__(self, function: str, other: Callable[..., int] | None = None) -> None:
+        self._stub = pynvml.nvmlLib
+        self._function = function
+        self._other = other
+
+    def __getattr__(self, name: str) -> Any:
+        if name != self._function:
+            return getattr(self._stub, name)
+        if self._other is None:
+            raise AttributeError(name)
+        return self._other
+
+
+@contextmanager
+def loaded(monkeypatch: pytest.MonkeyPatch, function: str, other: Callable[..., int] | None = None) -> Iterator[None]:
+    pynvml.nvmlInit()
+    monkeypatch.setattr(pynvml, "nvmlLib", OtherLibrary(function, other))
+    try:
+        yield
+    finally:
+        monkeypatch.undo()
+        pynvml.nvmlShutdown()
 
 
 @contextmanager
@@ -246,10 +273,9 @@ def test_xids_of_the_stub_are_counted_from_the_first_look_on_and_across_reopenin
 def test_a_storm_of_xids_on_the_stub_does_not_keep_one_reading_for_ever(
     t4x2: NvmlStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with opened() as nvml:
-        nvml.slow(nvml.devices[0])
-        monkeypatch.setattr(pynvml, "nvmlEventSetWait_v2", lambda *_: None)
-        assert nvml.slow(nvml.devices[0]).xid_errors == 256
+    always_one_more = loaded(monkeypatch, "nvmlEventSetWait_v2", lambda *_: pynvml.NVML_SUCCESS)
+    with always_one_more, opened() as nvml:
+        assert [nvml.slow(nvml.devices[0]).xid_errors for _ in range(2)] == [256, 512]
 
 
 def test_event_sets_are_given_back_to_the_stub(t4x2: NvmlStub) -> None:
@@ -545,16 +571,14 @@ def test_a_way_missing_in_the_stub_does_not_hide_why_the_other_was_refused(t4x2:
 @pytest.mark.parametrize(
     ("function", "figure"),
     [
-        ("nvmlDeviceGetTotalEnergyConsumption", "energy_mj"),
-        ("nvmlDeviceGetUtilizationRates", "utilization"),
-        ("nvmlDeviceGetTotalEccErrors", "ecc_corrected"),
         ("nvmlEventSetCreate", "xid_errors"),
-        ("nvmlDeviceGetPcieThroughput", "pcie_received_bytes_per_s"),
+        ("nvmlDeviceGetProcessUtilization", "processes.utilization"),
     ],
 )
 def test_a_binding_without_a_function_of_the_stub_lacks_the_figure_and_says_so(
     t4x2: NvmlStub, monkeypatch: pytest.MonkeyPatch, function: str, figure: str
 ) -> None:
+    t4x2.devices[0].processes([StubProcess(pid=1, memory_bytes=MIB)])
     monkeypatch.delattr(pynvml, function)
     with opened() as nvml:
         device = nvml.devices[0]
@@ -562,16 +586,31 @@ def test_a_binding_without_a_function_of_the_stub_lacks_the_figure_and_says_so(
         assert nvml.absences(device)[figure].startswith("the installed nvidia-ml-py has no nvml")
 
 
-def test_a_binding_from_before_memory_version_two_counts_the_stubs_reserved_memory_as_used(
+@pytest.mark.parametrize(
+    ("function", "figure"),
+    [
+        ("nvmlDeviceGetTotalEnergyConsumption", "energy_mj"),
+        ("nvmlDeviceGetUtilizationRates", "utilization"),
+        ("nvmlDeviceGetTotalEccErrors", "ecc_corrected"),
+        ("nvmlDeviceGetPcieThroughput", "pcie_received_bytes_per_s"),
+    ],
+)
+def test_a_library_of_the_stub_without_a_function_lacks_the_figure_and_says_so(
+    t4x2: NvmlStub, monkeypatch: pytest.MonkeyPatch, function: str, figure: str
+) -> None:
+    with loaded(monkeypatch, function), opened() as nvml:
+        device = nvml.devices[0]
+        assert readings(nvml, device)[figure] is None
+        assert nvml.absences(device)[figure] == f"the driver has no {function}"
+
+
+def test_a_library_of_the_stub_from_before_memory_version_two_counts_reserved_memory_as_used(
     t4x2: NvmlStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(pynvml, "nvmlMemory_v2")
     t4x2.devices[0].figure("memory_reserved", 400 * MIB)
     t4x2.devices[0].memory_used(500 * MIB)
-    with opened() as nvml:
-        device = nvml.devices[0]
-        assert device.memory_reserved_bytes is None
-        assert nvml.fast(device).memory_used_bytes == 500 * MIB
+    with loaded(monkeypatch, "nvmlDeviceGetMemoryInfo_v2"), opened() as nvml:
+        assert nvml.fast(nvml.devices[0]).memory_used_bytes == 500 * MIB
 
 
 def test_whatever_the_binding_of_the_stub_raises_stays_in_the_reader(
@@ -580,11 +619,11 @@ def test_whatever_the_binding_of_the_stub_raises_stays_in_the_reader(
     def surprise(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetPowerUsage", surprise)
+    monkeypatch.setattr(pynvml, "nvmlEventSetCreate", surprise)
     with opened() as nvml:
         device = nvml.devices[0]
-        assert nvml.fast(device).power_w is None
-        assert nvml.absences(device)["power_w"] == "nvmlDeviceGetPowerUsage failed: ZeroDivisionError"
+        assert nvml.slow(device).xid_errors is None
+        assert nvml.absences(device)["xid_errors"] == "nvmlDeviceRegisterEvents failed: ZeroDivisionError"
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from ctypes import byref
 from typing import Any, Final
 
-from llamatelemetry.gpu.nvml_questions import Code, Way, code_of
+from llamatelemetry.gpu.nvml_calls import bound, field_value
+from llamatelemetry.gpu.nvml_questions import Code, Way
 
 _NVLINK_COUNT: Final = 91
 _NVLINK_DATA_KIB: Final = (138, 139)
@@ -16,24 +19,6 @@ _BYTES_PER_KIB: Final = 1024
 _XID: Final = 0x8
 _EVENTS_PER_POLL: Final = 256
 """Events taken at once: a device that fails faster than this is not counted for ever in one call."""
-
-_MEMBERS: Final = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
-"""Members of nvmlValue_t, in the order of nvmlValueType_t."""
-
-
-def field(binding: Any, handle: Any, field_id: int) -> Any:
-    """The value of one of NVML's fields.
-
-    Raises:
-        NVMLError: Of the call, or of the field in an answer that is else good.
-    """
-    return _value(binding, binding.nvmlDeviceGetFieldValues(handle, [field_id])[0])
-
-
-def _value(binding: Any, answer: Any) -> Any:
-    if answer.nvmlReturn != Code.SUCCESS:
-        raise binding.NVMLError(answer.nvmlReturn)
-    return getattr(answer.value, _MEMBERS[answer.valueType])
 
 
 class NvlinkCounters:
@@ -53,7 +38,8 @@ class NvlinkCounters:
 
     def _total(self, fields: tuple[int, int], unit_bytes: int) -> tuple[int, int]:
         if self._links is None:
-            self._links = field(self._binding, self._handle, _NVLINK_COUNT)
+            (answer,) = self._binding.nvmlDeviceGetFieldValues(self._handle, [_NVLINK_COUNT])
+            self._links = field_value(self._binding, answer)
         if not self._links:
             raise self._binding.NVMLError(Code.NOT_SUPPORTED)
         asked = [(field_id, link) for field_id in fields for link in range(self._links)]
@@ -63,7 +49,7 @@ class NvlinkCounters:
         if not up:
             raise self._binding.NVMLError(answers[0].nvmlReturn)
         sent, received = (
-            sum(_value(self._binding, answer) for answer in up if answer.fieldId == field_id) * unit_bytes
+            sum(field_value(self._binding, answer) for answer in up if answer.fieldId == field_id) * unit_bytes
             for field_id in fields
         )
         return sent, received
@@ -81,6 +67,7 @@ class XidCounter:
         self._binding = binding
         self._handle = handle
         self._events: Any = None
+        self._take: Callable[[], int] = lambda: Code.TIMEOUT
 
     def count(self) -> int:
         """Takes the events that wait, and returns how many there were in all.
@@ -96,13 +83,14 @@ class XidCounter:
                 self._free(events)
                 raise
             self._events = events
+            event = byref(self._binding.c_nvmlEventData_t())
+            self._take = bound(self._binding, "nvmlEventSetWait_v2", events, event, 0)
         for _ in range(_EVENTS_PER_POLL):
-            try:
-                self._binding.nvmlEventSetWait_v2(self._events, 0)
-            except self._binding.NVMLError as error:
-                if code_of(error) != Code.TIMEOUT:  # Which is how "nothing waits" is said.
-                    raise
+            code = self._take()
+            if code == Code.TIMEOUT:  # Which is how "nothing waits" is said.
                 break
+            if code != Code.SUCCESS:
+                raise self._binding.NVMLError(code)
             self.total += 1
         return self.total
 

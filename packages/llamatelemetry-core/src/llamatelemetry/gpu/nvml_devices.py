@@ -100,8 +100,7 @@ def _instances(binding: Any, parent_handle: Any, parent: GPUDevice) -> Iterator[
 
 def _memory(binding: Any, handle: Any) -> tuple[int, int | None] | None:
     """Memory there is, and what of it the driver keeps; the second is None where only the old call answers."""
-    version = getattr(binding, "nvmlMemory_v2", None)
-    memory = None if version is None else _optional(binding, "nvmlDeviceGetMemoryInfo", handle, version)
+    memory = _optional(binding, "nvmlDeviceGetMemoryInfo", handle, binding.nvmlMemory_v2)
     if memory is not None:
         return memory.total, memory.reserved
     memory = _optional(binding, "nvmlDeviceGetMemoryInfo", handle)

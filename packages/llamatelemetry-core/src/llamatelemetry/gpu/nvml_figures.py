@@ -8,10 +8,13 @@ power and energy answer in microseconds, a list of processes takes milliseconds,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from ctypes import c_uint, c_ulonglong
+from operator import attrgetter
 from typing import Any, Final
 
 from llamatelemetry.gpu.device import FastReading, GPUDevice, RareReading, SlowReading
-from llamatelemetry.gpu.nvml_counters import NvlinkCounters, XidCounter, field
+from llamatelemetry.gpu.nvml_calls import asking, field_value, number
+from llamatelemetry.gpu.nvml_counters import NvlinkCounters, XidCounter
 from llamatelemetry.gpu.nvml_names import throttle_reasons
 from llamatelemetry.gpu.nvml_processes import ProcessUtilization, process_ways, with_utilization
 from llamatelemetry.gpu.nvml_questions import Question, Way
@@ -53,31 +56,41 @@ class DeviceFigures:
         self._subject = _subject(device)
         self._memory = self._question(
             "memory_used_bytes",
-            ("nvmlDeviceGetMemoryInfo_v2", self._memory_without_reserved),
-            self._way("nvmlDeviceGetMemoryInfo", then=lambda answer: int(answer.used)),
+            self._way(
+                "nvmlDeviceGetMemoryInfo_v2", answer=binding.c_nvmlMemory_v2_t(binding.nvmlMemory_v2), then=_used
+            ),
+            self._way("nvmlDeviceGetMemoryInfo", answer=binding.c_nvmlMemory_t(), then=_used),
         )
         self._utilization = self._question(
             "utilization",
             "memory_controller_utilization",
-            self._way("nvmlDeviceGetUtilizationRates", then=lambda answer: (answer.gpu / 100, answer.memory / 100)),
+            self._way("nvmlDeviceGetUtilizationRates", answer=binding.c_nvmlUtilization_t(), then=_shares),
         )
         self._power = self._drawn(
             "power_w",
-            ("nvmlDeviceGetFieldValues(POWER_INSTANT)", lambda: field(binding, handle, _POWER_INSTANT) / 1000),
-            self._way("nvmlDeviceGetPowerUsage", then=lambda milliwatts: milliwatts / 1000),
+            self._way(
+                "nvmlDeviceGetFieldValues",
+                1,
+                answer=binding.c_nvmlFieldValue_t(_POWER_INSTANT),
+                then=lambda answer: field_value(binding, answer) / 1000,
+                asked="(POWER_INSTANT)",
+            ),
+            self._way("nvmlDeviceGetPowerUsage", then=lambda milliwatts: milliwatts.value / 1000),
         )
-        self._energy = self._drawn("energy_mj", self._way("nvmlDeviceGetTotalEnergyConsumption"))
+        self._energy = self._drawn("energy_mj", self._way("nvmlDeviceGetTotalEnergyConsumption", answer=c_ulonglong()))
         self._temperature = self._question(
             "temperature_c",
-            self._way("nvmlDeviceGetTemperature", _SENSOR_GPU, then=float),
-            self._way("nvmlDeviceGetTemperatureV", _SENSOR_GPU, then=float),  # Alone from CUDA 14 on.
+            self._way("nvmlDeviceGetTemperature", _SENSOR_GPU, then=_celsius),
+            # Alone from CUDA 14 on.
+            ("nvmlDeviceGetTemperatureV", lambda: float(binding.nvmlDeviceGetTemperatureV(handle, _SENSOR_GPU))),
         )
         self._sm_clock = self._question("sm_clock_mhz", self._way("nvmlDeviceGetClockInfo", _CLOCK_SM))
         self._memory_clock = self._question("memory_clock_mhz", self._way("nvmlDeviceGetClockInfo", _CLOCK_MEMORY))
         self._throttling = self._question(
             "throttle_reasons",
-            self._way("nvmlDeviceGetCurrentClocksEventReasons", then=throttle_reasons),
-            self._way("nvmlDeviceGetCurrentClocksThrottleReasons", then=throttle_reasons),  # Before driver 535.
+            self._way("nvmlDeviceGetCurrentClocksEventReasons", answer=c_ulonglong(), then=_reasons),
+            # Before driver 535.
+            self._way("nvmlDeviceGetCurrentClocksThrottleReasons", answer=c_ulonglong(), then=_reasons),
         )
         self._ecc_corrected = self._question("ecc_corrected", self._ecc(_ECC_CORRECTED))
         self._ecc_uncorrected = self._question("ecc_uncorrected", self._ecc(_ECC_UNCORRECTED))
@@ -159,21 +172,39 @@ class DeviceFigures:
         # Some drivers answer for an instance with what the whole GPU draws, which would be counted twice.
         return Question((figure,), self._subject, reason="what a MIG instance draws is measured on its whole GPU only")
 
-    def _way(self, function: str, *arguments: Any, then: Callable[[Any], Any] | None = None) -> Way:
-        binding, handle = self._binding, self._handle
-        if then is None:
-            return function, lambda: getattr(binding, function)(handle, *arguments)
-        return function, lambda: then(getattr(binding, function)(handle, *arguments))
+    def _way(
+        self,
+        function: str,
+        *arguments: Any,
+        answer: Any = None,
+        then: Callable[[Any], Any] = attrgetter("value"),
+        asked: str = "",
+    ) -> Way:
+        answer = c_uint() if answer is None else answer
+        ask = asking(self._binding, function, self._handle, *arguments, answer=answer, then=then)
+        return f"{function}{asked}", ask
 
     def _ecc(self, kind: int) -> Way:
-        return self._way("nvmlDeviceGetTotalEccErrors", kind, _SINCE_DRIVER_LOADED)
+        return self._way("nvmlDeviceGetTotalEccErrors", kind, _SINCE_DRIVER_LOADED, answer=c_ulonglong())
 
     def _pcie(self, direction: int) -> Way:
-        return self._way("nvmlDeviceGetPcieThroughput", direction, then=lambda answer: answer * _BYTES_PER_KB)
+        return self._way("nvmlDeviceGetPcieThroughput", direction, then=lambda answer: answer.value * _BYTES_PER_KB)
 
-    def _memory_without_reserved(self) -> int:
-        memory = self._binding.nvmlDeviceGetMemoryInfo(self._handle, self._binding.nvmlMemory_v2)
-        return int(memory.used)
+
+def _used(memory: Any) -> Any:
+    return number(memory, "used")
+
+
+def _shares(rates: Any) -> tuple[float, float]:
+    return number(rates, "gpu") / 100, number(rates, "memory") / 100
+
+
+def _celsius(answer: c_uint) -> float:
+    return float(answer.value)
+
+
+def _reasons(bits: c_ulonglong) -> tuple[str, ...]:
+    return throttle_reasons(bits.value)
 
 
 def _subject(device: GPUDevice) -> str:
