@@ -27,6 +27,8 @@ class History:
         capacity: Samples that are kept; the memory for them is taken at once.
     """
 
+    __slots__ = ("_capacity", "_lock", "_reasons", "_records", "_uuid", "_written")
+
     def __init__(self, uuid: str, capacity: int) -> None:
         self._uuid = uuid
         self._capacity = capacity
@@ -97,21 +99,23 @@ class History:
 class SampleRing(History):
     """A history that is written to: once it is full, each sample takes the place of the oldest."""
 
+    __slots__ = ()
+
     def append(self, sample: Sample) -> None:
         """Keeps a sample; one writer at a time, and none older than the one before.
 
         Raises:
             struct.error: A figure is no number, or larger than NVML has place for.
         """
-        fast, temperature = sample.fast, sample.temperature_c
+        fast = sample.fast
         record = _RECORD.pack(
             sample.monotonic_ns,
-            _MISSING if fast.memory_used_bytes is None else fast.memory_used_bytes,
-            _MISSING if fast.energy_mj is None else fast.energy_mj,
-            nan if fast.utilization is None else fast.utilization,
-            nan if fast.memory_controller_utilization is None else fast.memory_controller_utilization,
-            nan if fast.power_w is None else fast.power_w,
-            nan if temperature is None else temperature,
+            _MISSING if (memory := fast.memory_used_bytes) is None else memory,
+            _MISSING if (energy := fast.energy_mj) is None else energy,
+            nan if (gpu := fast.utilization) is None else gpu,
+            nan if (controller := fast.memory_controller_utilization) is None else controller,
+            nan if (power := fast.power_w) is None else power,
+            nan if (temperature := sample.temperature_c) is None else temperature,
             self._number(sample.throttle_reasons),
         )
         with self._lock:

@@ -109,7 +109,7 @@ class Question:
         reason: Why the last answer was None; None after an answer.
     """
 
-    __slots__ = ("_answered", "_refusal", "_subject", "_unknown", "_ways", "figures", "reason")
+    __slots__ = ("_answered", "_call", "_refusal", "_subject", "_unknown", "_ways", "figures", "reason")
 
     def __init__(self, figures: tuple[str, ...], subject: str, *ways: Way, reason: str | None = None) -> None:
         self.figures: tuple[str, ...] = figures
@@ -117,6 +117,7 @@ class Question:
         self._refusal: str | None = None
         self._subject = subject
         self._ways = list(ways)
+        self._call = ways[0][1] if ways else None
         self._answered = False
         self._unknown = 0
 
@@ -126,12 +127,11 @@ class Question:
         Raises:
             DeviceLostError: The device answers nothing any more.
         """
-        while self._ways:
-            function, call = self._ways[0]
+        while (call := self._call) is not None:
             try:
                 answer = call()
             except Exception as error:  # noqa: BLE001 - a figure that cannot be had is absent, whatever the binding does.
-                if not self._refused(function, error):
+                if not self._refused(error):
                     return None
             else:
                 self._answered = True
@@ -139,12 +139,12 @@ class Question:
                 return answer
         return None
 
-    def _refused(self, function: str, error: Exception) -> bool:
+    def _refused(self, error: Exception) -> bool:
         """Notes an error; True if the next way may be tried."""
         verdict = judge(error)
         if verdict is Verdict.LOST:
             raise DeviceLostError(str(error)) from error
-        reason = _words(function, error, self._subject)
+        reason = _words(self._ways[0][0], error, self._subject)
         if verdict is Verdict.PASSING:
             # Some functions say "unknown error" where they are not supported, such as memory v2 in WSL.
             self._unknown = self._unknown + 1 if code_of(error) == Code.UNKNOWN and not self._answered else 0
@@ -155,6 +155,7 @@ class Question:
         self.reason = self._refusal = self._refusal if self._refusal and _is_missing(error) else reason
         self._answered, self._unknown = False, 0
         del self._ways[0]
+        self._call = self._ways[0][1] if self._ways else None
         return True
 
 

@@ -23,6 +23,8 @@ class EnergySum:
         longest_gap_ns: Power is added up only between readings that are no further apart.
     """
 
+    __slots__ = ("_counter", "_longest_gap_ns", "_power", "joules")
+
     def __init__(self, longest_gap_ns: int) -> None:
         self._longest_gap_ns = longest_gap_ns
         self._counter: tuple[int, int] | None = None
@@ -71,6 +73,8 @@ class Track:
         slow: The latest slow reading.
         rare: The latest rare reading.
     """
+
+    __slots__ = ("_energy", "_latest", "device", "history", "listed", "lost_ns", "rare", "slow")
 
     def __init__(self, device: GPUDevice, capacity: int, longest_gap_ns: int) -> None:
         self.device = device
