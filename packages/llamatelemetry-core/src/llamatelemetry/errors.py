@@ -394,6 +394,123 @@ class StageFailedError(PipelineError):
         return self.cause.error_type if isinstance(self.cause, LlamatelemetryError) else type(self.cause).__name__
 
 
+class QualityLimitError(LlamatelemetryError):
+    """A model lost more than was allowed.
+
+    Attributes:
+        figure: What is past its limit: ``perplexity``, ``perplexity_ratio`` or ``divergence``.
+        value: What was measured.
+        limit: Most that was allowed.
+    """
+
+    def __init__(self, figure: str, value: float, limit: float) -> None:
+        self.figure = figure
+        self.value = value
+        self.limit = limit
+        super().__init__(
+            f"the model's {figure} is {value:.5g}, and at most {limit:.5g} was allowed: "
+            "take a type with more bits, give an importance matrix, or allow more"
+        )
+
+
+class DeploymentError(LlamatelemetryError):
+    """A model cannot be put behind a server, or its server is not what it should be. Subclasses say how."""
+
+
+class DeploymentBusyError(DeploymentError):
+    """Somebody else is changing the deployment.
+
+    Attributes:
+        name: Its name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"deployment {name!r} is being changed by another command: wait until that is done")
+
+
+class DeploymentRecordError(DeploymentError):
+    """The record of a deployment cannot be read.
+
+    Attributes:
+        path: The record.
+    """
+
+    def __init__(self, path: object, reason: str) -> None:
+        self.path: str = str(path)
+        super().__init__(f"{path} {reason}; end its server by hand if one runs, and remove the file")
+
+
+class UnverifiedArtifactError(DeploymentError):
+    """Nothing says what an artifact has to be.
+
+    Attributes:
+        path: The artifact.
+    """
+
+    def __init__(self, path: object, fix: str) -> None:
+        self.path: str = str(path)
+        super().__init__(f"{path} has no manifest, so nobody can tell whether it is what was made: {fix}")
+
+
+class DoesNotFitError(DeploymentError):
+    """A model needs more memory than there is.
+
+    Attributes:
+        where: Where it is missing: ``host``, or ``GPU 0``.
+        short_bytes: How much is missing.
+        arithmetic: What it needs and why, line by line.
+    """
+
+    def __init__(self, where: str, short_bytes: int, reason: str, arithmetic: tuple[str, ...]) -> None:
+        self.where = where
+        self.short_bytes = short_bytes
+        self.arithmetic = arithmetic
+        super().__init__("\n".join((reason, *arithmetic)))
+
+
+class PortTakenError(DeploymentError):
+    """Something else listens on the port that a server should have.
+
+    Attributes:
+        port: The port.
+    """
+
+    def __init__(self, port: int, reason: str) -> None:
+        self.port = port
+        super().__init__(f"port {port} of 127.0.0.1 cannot be used ({reason}): stop what has it, or give another")
+
+
+class SmokeTestError(DeploymentError):
+    """A server is there and does not answer as it should."""
+
+
+class DeploymentFailedError(DeploymentError):
+    """A deployment was not carried out. ``__cause__`` is what went wrong.
+
+    Attributes:
+        name: Its name.
+        step: What failed: ``verify``, ``plan``, ``start``, ``smoke``, ``health`` or ``switch``.
+        cause: What was raised.
+        rollback: ``none``: nothing served before. ``kept``: what served before was never stopped. ``restarted``: it
+            was started again. ``failed``: it could not be.
+        url: Where the one before serves; empty where it does not.
+    """
+
+    def __init__(self, name: str, step: str, cause: Exception, *, rollback: str, url: str, now: str) -> None:
+        self.name = name
+        self.step = step
+        self.cause = cause
+        self.rollback = rollback
+        self.url = url
+        super().__init__(f"deployment {name!r} failed at {step}: {str(cause).rstrip('.')}. {now}")
+
+    @property
+    def error_type(self) -> str:
+        """That of what was raised."""
+        return self.cause.error_type if isinstance(self.cause, LlamatelemetryError) else type(self.cause).__name__
+
+
 class GPUUnavailableError(LlamatelemetryError):
     """No GPU can be read: there is no driver, no device, no permission, or it was lost.
 

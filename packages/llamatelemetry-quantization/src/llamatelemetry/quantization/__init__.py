@@ -10,6 +10,16 @@ if TYPE_CHECKING:
     from llamatelemetry.quantization.converting import ConvertedModel as ConvertedModel
     from llamatelemetry.quantization.converting import ConvertProgress as ConvertProgress
     from llamatelemetry.quantization.converting import convert as convert
+    from llamatelemetry.quantization.evaluation.intervals import Estimate as Estimate
+    from llamatelemetry.quantization.evaluation.logits import LlamaLogits as LlamaLogits
+    from llamatelemetry.quantization.evaluation.logits import LogitsSource as LogitsSource
+    from llamatelemetry.quantization.evaluation.quality import Comparison as Comparison
+    from llamatelemetry.quantization.evaluation.quality import Quality as Quality
+    from llamatelemetry.quantization.evaluation.quality import QualityProgress as QualityProgress
+    from llamatelemetry.quantization.evaluation.quality import compare_sources as compare_sources
+    from llamatelemetry.quantization.evaluation.quality import measure_quality as measure_quality
+    from llamatelemetry.quantization.evaluation.texts import Text as Text
+    from llamatelemetry.quantization.evaluation.texts import read_text as read_text
     from llamatelemetry.quantization.export_stage import ExportGGUFStage as ExportGGUFStage
     from llamatelemetry.quantization.file_types import FILE_TYPES as FILE_TYPES
     from llamatelemetry.quantization.file_types import FileType as FileType
@@ -20,8 +30,20 @@ if TYPE_CHECKING:
     from llamatelemetry.quantization.quantizing import QuantizeProgress as QuantizeProgress
     from llamatelemetry.quantization.quantizing import quantize as quantize
     from llamatelemetry.quantization.stage import QuantizeStage as QuantizeStage
+    from llamatelemetry.quantization.validate_stage import ValidateStage as ValidateStage
 else:
     _HOMES = {
+        "Estimate": "evaluation.intervals",
+        "LlamaLogits": "evaluation.logits",
+        "LogitsSource": "evaluation.logits",
+        "Comparison": "evaluation.quality",
+        "Quality": "evaluation.quality",
+        "QualityProgress": "evaluation.quality",
+        "measure_quality": "evaluation.quality",
+        "compare_sources": "evaluation.quality",
+        "Text": "evaluation.texts",
+        "read_text": "evaluation.texts",
+        "ValidateStage": "validate_stage",
         "CONVERTED_TYPES": "converting",
         "ConvertProgress": "converting",
         "ConvertedModel": "converting",

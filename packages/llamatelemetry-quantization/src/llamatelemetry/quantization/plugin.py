@@ -18,6 +18,11 @@ def register_commands(group: Registry) -> None:
         "llamatelemetry.quantization.nf4_cli:nf4",
         summary="Say what each matrix of a checkpoint would lose in NF4 or FP4.",
     )
+    group.add(
+        "quality",
+        "llamatelemetry.quantization.quality_cli:quality",
+        summary="Measure what a GGUF model lost: perplexity, and divergence from its parent.",
+    )
     group.add("quantize", "llamatelemetry.quantization.cli:quantize", summary="Make a GGUF model smaller.")
 
 
@@ -30,3 +35,8 @@ def register_pipeline_stages(registry: Registry) -> None:
         summary="Makes a GGUF file of a Hugging Face checkpoint.",
     )
     registry.add("quantize", "llamatelemetry.quantization.stage:QuantizeStage", summary="Makes a GGUF model smaller.")
+    registry.add(
+        "validate",
+        "llamatelemetry.quantization.validate_stage:ValidateStage",
+        summary="Measures what a GGUF model lost, and holds it to limits.",
+    )
