@@ -124,6 +124,10 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.pipeline.outcome",
         "llamatelemetry.pipeline.progress",
         "llamatelemetry.pipeline.resources",
+        "llamatelemetry.bench.load",
+        "llamatelemetry.bench.report",
+        "llamatelemetry.bench.intervals",
+        "llamatelemetry.bench.stage",
     ),
     "Artifacts": (
         "llamatelemetry.artifacts.files",

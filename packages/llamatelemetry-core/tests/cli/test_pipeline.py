@@ -231,6 +231,7 @@ def test_where_there_is_nothing_to_show_it_says_so(shelf):
     assert done.returncode == 1
     assert "--store" in done.stderr
     listed = shelf.llamatelemetry("pipeline", "stages", env={"LLAMATELEMETRY_PLUGINS": "none"})
+    assert "benchmark" in listed.stdout
     assert "llamatelemetry plugins" in listed.stdout
 
 

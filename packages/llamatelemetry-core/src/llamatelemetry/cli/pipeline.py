@@ -105,7 +105,7 @@ def run(file: Path, store: Path | None, run_id: str | None, *, dry_run: bool, as
 @click.argument("name", required=False)
 @json_option
 def stages(name: str | None, *, as_json: bool) -> None:
-    """List the stages that plugins bring; with NAME, what one of them takes, makes and can be told."""
+    """List the stages there are; with NAME, what one of them takes, makes and can be told."""
     with plugin_log_off():
         plugins = load_plugins()
         if name is not None:
@@ -119,10 +119,10 @@ def stages(name: str | None, *, as_json: bool) -> None:
     if as_json:
         rows = [{"name": each.name, "summary": each.summary, "plugin": each.plugin} for each in registered]
         print_json({"stages": rows})
-    elif registered:
-        console().print(stages_view(registered))
-    else:
-        click.echo("No installed plugin brings stages. See llamatelemetry plugins.")
+        return
+    console().print(stages_view(registered))
+    if not any(each.plugin for each in registered):
+        click.echo("No installed plugin brings more. See llamatelemetry plugins.")
 
 
 @pipeline.command(

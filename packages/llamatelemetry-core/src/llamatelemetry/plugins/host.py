@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # Names of higher floors, for the reader and the type checker
 
 ECHO_TARGET: Final = "llamatelemetry.backends.echo:EchoBackend"
 """The backend that core brings itself."""
+BENCHMARK_TARGET: Final = "llamatelemetry.bench.stage:BenchmarkStage"
+"""The stage that core brings itself."""
 
 
 class Plugins:
@@ -46,6 +48,7 @@ class Plugins:
         self.backends: Registry = Registry("backend")
         self.backends.add("echo", ECHO_TARGET, summary="Repeats the prompt; needs no model.")
         self.stages: Registry = Registry("stage")
+        self.stages.add("benchmark", BENCHMARK_TARGET, summary="Runs a model and reports how fast it answers.")
         self._enrichers = Registry("enricher")
         self._checks = Registry("check")
         self._model_readers = Registry("model reader")
