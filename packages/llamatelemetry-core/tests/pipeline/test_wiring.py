@@ -46,6 +46,16 @@ def test_an_optional_input_that_nothing_fits_is_left_out(join):
     assert Pipeline([join(inputs=(optional,))]).wire() == {"join": {}}
 
 
+def test_an_optional_input_that_is_wired_to_nothing_stays_empty(join):
+    optional = join(inputs=(Port(name="parent", kind="gguf", optional=True),))
+    stages = [join(name="f16", outputs=(MODEL,)), Node(stage=optional, inputs={"parent": ""})]
+    assert Pipeline(stages).wire()["join"] == {}
+    assert Pipeline([stages[0], optional]).wire()["join"] == {"parent": "f16.model"}
+    needed = Node(stage=join(name="needs", inputs=(MODEL,)), inputs={"model": ""})
+    with pytest.raises(StageInputError, match="does not run without it"):
+        Pipeline([stages[0], needed]).wire()
+
+
 @pytest.mark.parametrize(
     ("source", "problem"),
     [

@@ -28,7 +28,7 @@ from typing import Any, Final
 
 from llamatelemetry.errors import PipelineDefinitionError, StageInputError, UnknownNameError
 from llamatelemetry.pipeline.context import PipelineContext
-from llamatelemetry.pipeline.nodes import Node, check_stage
+from llamatelemetry.pipeline.nodes import NOTHING, Node, check_stage
 from llamatelemetry.pipeline.parameters import make_stage
 from llamatelemetry.pipeline.runner import Pipeline
 from llamatelemetry.pipeline.wiring import Wiring
@@ -181,7 +181,10 @@ def _entry(where: str, value: object) -> StageEntry:
     return StageEntry(
         use=_text(f"{where}.use", table.get("use")),
         id=_text(f"{where}.id", table["id"]) if "id" in table else "",
-        inputs={name: _text(f"{where}.inputs.{name}", source) for name, source in wires.items()},
+        inputs={
+            name: NOTHING if source == NOTHING else _text(f"{where}.inputs.{name}", source)
+            for name, source in wires.items()
+        },
         parameters=_table(f"{where}.parameters", table.get("parameters", {})),
     )
 

@@ -13,6 +13,8 @@ from llamatelemetry.pipeline.stage import Port, Stage
 
 GIVEN: Final = "inputs"
 """What stands in a wire for a stage where the pipeline itself is given something: ``inputs.model``."""
+NOTHING: Final = ""
+"""What stands in a wire for an optional input that is to stay empty."""
 _WORD: Final = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _FIX: Final = "use letters, digits, dashes and underscores, 64 at most"
 
@@ -25,7 +27,8 @@ class Node:
         stage: The stage.
         id: Its name in the pipeline; the stage's own where empty.
         inputs: Where inputs come from: ``model`` to ``f16.model``, which is the output ``model`` of the stage
-            ``f16``, or to ``inputs.model``, which the pipeline is given. What is left out is found.
+            ``f16``, or to ``inputs.model``, which the pipeline is given. What is left out is found; an optional one
+            that is wired to ``""`` stays empty.
     """
 
     stage: Stage

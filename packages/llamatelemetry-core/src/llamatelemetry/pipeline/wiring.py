@@ -2,7 +2,8 @@
 
 An input that is not wired takes what has its name and its kind, if there is exactly one such thing
 before it; and otherwise the only thing of its kind. Two candidates are an error, because
-quantizing what was quantized already would work, and be wrong.
+quantizing what was quantized already would work, and be wrong. An optional input that is wired to nothing
+stays empty, whatever would fit.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 from llamatelemetry.errors import StageInputError
-from llamatelemetry.pipeline.nodes import GIVEN, Node
+from llamatelemetry.pipeline.nodes import GIVEN, NOTHING, Node
 from llamatelemetry.pipeline.stage import Port
 
 Wiring = Mapping[str, Mapping[str, str]]
@@ -35,6 +36,9 @@ def wire(nodes: Sequence[Node], given: Mapping[str, str | None]) -> Wiring:
         found = wiring[node.id] = {}
         for port in node.stage.inputs:
             wanted = node.inputs.get(port.name)
+            if wanted == NOTHING:
+                _check_optional(node, port)
+                continue
             source = _found(node, port, kinds) if wanted is None else _wanted(node, port, wanted, kinds, later)
             if source is None:
                 continue
@@ -53,6 +57,11 @@ def kinds_given(nodes: Sequence[Node], wiring: Wiring) -> dict[str, str]:
         for port in node.stage.inputs
         if (source := wiring[node.id].get(port.name, "")).startswith(f"{GIVEN}.")
     }
+
+
+def _check_optional(node: Node, port: Port) -> None:
+    if not port.optional:
+        raise StageInputError(node.id, port.name, NOTHING, "the stage does not run without it; say where it comes from")
 
 
 def _wanted(node: Node, port: Port, wanted: str, kinds: Mapping[str, str | None], all_outputs: Sequence[str]) -> str:
