@@ -78,6 +78,9 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.quantization.nf4.checkpoints",
         "llamatelemetry.quantization.nf4.runtime",
         "llamatelemetry.quantization.stage",
+        "llamatelemetry.quantization.road",
+        "llamatelemetry.quantization.variants",
+        "llamatelemetry.quantization.compare_stage",
         "llamatelemetry.quantization.testing",
     ),
     "GPUs": (

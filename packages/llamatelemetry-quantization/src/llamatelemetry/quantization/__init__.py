@@ -6,10 +6,13 @@ Importing this package imports nothing else: every public name is loaded on firs
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from llamatelemetry.quantization.compare_stage import CompareStage as CompareStage
     from llamatelemetry.quantization.converting import CONVERTED_TYPES as CONVERTED_TYPES
     from llamatelemetry.quantization.converting import ConvertedModel as ConvertedModel
     from llamatelemetry.quantization.converting import ConvertProgress as ConvertProgress
     from llamatelemetry.quantization.converting import convert as convert
+    from llamatelemetry.quantization.evaluation.importance import ImportanceProgress as ImportanceProgress
+    from llamatelemetry.quantization.evaluation.importance import measure_importance as measure_importance
     from llamatelemetry.quantization.evaluation.intervals import Estimate as Estimate
     from llamatelemetry.quantization.evaluation.logits import LlamaLogits as LlamaLogits
     from llamatelemetry.quantization.evaluation.logits import LogitsSource as LogitsSource
@@ -25,14 +28,22 @@ if TYPE_CHECKING:
     from llamatelemetry.quantization.file_types import FileType as FileType
     from llamatelemetry.quantization.imatrix import Importance as Importance
     from llamatelemetry.quantization.imatrix import read_importance as read_importance
+    from llamatelemetry.quantization.imatrix_stage import ImatrixStage as ImatrixStage
     from llamatelemetry.quantization.measuring import ImportanceCollector as ImportanceCollector
     from llamatelemetry.quantization.quantizing import QuantizedModel as QuantizedModel
     from llamatelemetry.quantization.quantizing import QuantizeProgress as QuantizeProgress
     from llamatelemetry.quantization.quantizing import quantize as quantize
+    from llamatelemetry.quantization.road import QuantizationPipeline as QuantizationPipeline
+    from llamatelemetry.quantization.road import QuantizationRun as QuantizationRun
     from llamatelemetry.quantization.stage import QuantizeStage as QuantizeStage
     from llamatelemetry.quantization.validate_stage import ValidateStage as ValidateStage
+    from llamatelemetry.quantization.variants import Variant as Variant
+    from llamatelemetry.quantization.variants import VariantTable as VariantTable
 else:
     _HOMES = {
+        "measure_importance": "evaluation.importance",
+        "ImportanceProgress": "evaluation.importance",
+        "ImatrixStage": "imatrix_stage",
         "Estimate": "evaluation.intervals",
         "LlamaLogits": "evaluation.logits",
         "LogitsSource": "evaluation.logits",
@@ -45,6 +56,7 @@ else:
         "read_text": "evaluation.texts",
         "ValidateStage": "validate_stage",
         "CONVERTED_TYPES": "converting",
+        "CompareStage": "compare_stage",
         "ConvertProgress": "converting",
         "ConvertedModel": "converting",
         "ExportGGUFStage": "export_stage",
@@ -52,9 +64,13 @@ else:
         "FileType": "file_types",
         "Importance": "imatrix",
         "ImportanceCollector": "measuring",
+        "QuantizationPipeline": "road",
+        "QuantizationRun": "road",
         "QuantizeProgress": "quantizing",
         "QuantizeStage": "stage",
         "QuantizedModel": "quantizing",
+        "Variant": "variants",
+        "VariantTable": "variants",
         "convert": "converting",
         "quantize": "quantizing",
         "read_importance": "imatrix",

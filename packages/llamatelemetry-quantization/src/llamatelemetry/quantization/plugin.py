@@ -14,6 +14,11 @@ def register_commands(group: Registry) -> None:
         summary="Make a GGUF file of a Hugging Face checkpoint.",
     )
     group.add(
+        "imatrix",
+        "llamatelemetry.quantization.imatrix_cli:imatrix",
+        summary="Measure how much each column of a GGUF model's weights matters.",
+    )
+    group.add(
         "nf4",
         "llamatelemetry.quantization.nf4_cli:nf4",
         summary="Say what each matrix of a checkpoint would lose in NF4 or FP4.",
@@ -30,9 +35,19 @@ def register_commands(group: Registry) -> None:
 def register_pipeline_stages(registry: Registry) -> None:
     """The stages that make GGUF files."""
     registry.add(
+        "compare",
+        "llamatelemetry.quantization.compare_stage:CompareStage",
+        summary="Puts reports on several models side by side.",
+    )
+    registry.add(
         "export_gguf",
         "llamatelemetry.quantization.export_stage:ExportGGUFStage",
         summary="Makes a GGUF file of a Hugging Face checkpoint.",
+    )
+    registry.add(
+        "imatrix",
+        "llamatelemetry.quantization.imatrix_stage:ImatrixStage",
+        summary="Measures how much each column of a GGUF model's weights matters.",
     )
     registry.add("quantize", "llamatelemetry.quantization.stage:QuantizeStage", summary="Makes a GGUF model smaller.")
     registry.add(
