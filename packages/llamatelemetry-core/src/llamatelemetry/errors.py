@@ -247,6 +247,27 @@ class ModelFileError(LlamatelemetryError):
         super().__init__(f"{path}: {reason}")
 
 
+class QuantizedBaseError(ModelFileError):
+    """An adapter is to be merged into weights that are quantized, which cannot hold what it adds.
+
+    Attributes:
+        method: How they are quantized, for example ``bitsandbytes``.
+        bits: Bits of a weight; None where the model does not say.
+    """
+
+    def __init__(self, path: object, method: str, bits: int | None) -> None:
+        self.method = method
+        self.bits = bits
+        held = f"{bits} bits" if bits else "few bits"
+        super().__init__(
+            path,
+            f"its weights are quantized to {held} by {method}. An adapter changes a weight by less than the steps "
+            f"between the numbers that {held} have, so that merging would lose most of what was learned, and round "
+            "all weights anew. Give the same model in 16 bits and merge the adapter into that, also if it was "
+            "trained on the quantized one; then export and quantize the result",
+        )
+
+
 class ArtifactError(LlamatelemetryError):
     """An artifact, or the manifest that describes one, cannot be used. Subclasses say how."""
 

@@ -296,6 +296,19 @@ class Restartable(Protocol):
 
 
 @runtime_checkable
+class EndExplaining(Protocol):
+    """A backend whose runtime can end by itself and that knows why it did."""
+
+    def exit_reason(self, wait_s: float = 0.0) -> str | None:
+        """Why the runtime ended by itself, in words; None while it runs and once it was closed.
+
+        Args:
+            wait_s: Seconds to wait for its end.
+        """
+        ...
+
+
+@runtime_checkable
 class CacheReporting(Protocol):
     """A backend that counts the pages of its own KV cache, so that nobody has to estimate them."""
 

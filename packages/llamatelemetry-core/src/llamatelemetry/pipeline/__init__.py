@@ -5,12 +5,13 @@ from llamatelemetry.pipeline.nodes import Node
 from llamatelemetry.pipeline.outcome import RunRecord, StageOutcome
 from llamatelemetry.pipeline.progress import Progress
 from llamatelemetry.pipeline.runner import Pipeline, PipelineRun
-from llamatelemetry.pipeline.stage import Artifact, Port, Stage, StageContext
+from llamatelemetry.pipeline.stage import Artifact, Lapsing, Port, Stage, StageContext
 from llamatelemetry.pipeline.stage_trace import StageTrace, current_stage
 from llamatelemetry.pipeline.tracer import PipelineTracer
 
 __all__ = [
     "Artifact",
+    "Lapsing",
     "Node",
     "Pipeline",
     "PipelineContext",

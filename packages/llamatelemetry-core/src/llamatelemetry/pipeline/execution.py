@@ -13,12 +13,13 @@ from opentelemetry.trace import Link, SpanContext, TraceFlags
 
 from llamatelemetry.artifacts.files import create_manifest
 from llamatelemetry.artifacts.hashing import HashProgress
+from llamatelemetry.artifacts.kept_provenance import check_provenance, keep_provenance
 from llamatelemetry.artifacts.store import ArtifactStore
-from llamatelemetry.errors import StageOutputError
+from llamatelemetry.errors import ArtifactError, ArtifactMissingError, StageOutputError
 from llamatelemetry.pipeline.nodes import Node
 from llamatelemetry.pipeline.progress import Listener, Progress, State, tell
 from llamatelemetry.pipeline.recipe import Recipe, look_up, recipe_of
-from llamatelemetry.pipeline.stage import Artifact, StageContext
+from llamatelemetry.pipeline.stage import Artifact, Lapsing, Stage, StageContext
 from llamatelemetry.pipeline.stage_label import StageLabel
 from llamatelemetry.pipeline.stage_trace import StageTrace
 from llamatelemetry.pipeline.tracer import PipelineTracer
@@ -119,18 +120,32 @@ class Attempt:
         self.damage = kept.damage
         for problem in kept.damage:
             _log.warning("stage %s is run again: %s", place.node.id, problem)
-        if kept.outputs is None:
+        lapsed = _lapsed(place.node.stage, kept.outputs)
+        if kept.outputs is None or lapsed:
             self._run()
-            place.tell("finished", message="; ".join(kept.damage))
+            place.tell("finished", message="; ".join([*kept.damage, *lapsed]))
         else:
             self._reuse(kept.outputs, begun_ns)
             place.tell("reused")
 
     def _reuse(self, outputs: Mapping[str, Artifact], begun_ns: int) -> None:
         self.reused, self.outputs = True, outputs
+        self._mend_provenance(outputs)
         label = self._label(reused=True, links=_links(outputs), begun_ns=begun_ns)
         with self._place.tracer.stage_of(label) as self.trace:
             self._name_outputs(self.trace)
+
+    def _mend_provenance(self, outputs: Mapping[str, Artifact]) -> None:
+        """Writes anew what is missing or damaged of it: the manifests, which were held to be whole, decide it."""
+        store = self._place.store
+        for artifact in outputs.values():
+            try:
+                check_provenance(store, artifact.manifest)
+            except ArtifactError as error:
+                if not isinstance(error, ArtifactMissingError):
+                    self.damage = (*self.damage, str(error))
+                    _log.warning("provenance is written again: %s", error)
+                keep_provenance(store, artifact.manifest)
 
     def _run(self) -> None:
         place = self._place
@@ -205,14 +220,23 @@ class Attempt:
             )
             for port in recipe.stage.outputs
         }
-        return {
+        kept = {
             name: Artifact(path=place.store.add(manifest, paths[name], move=True), manifest=manifest)
             for name, manifest in manifests.items()
         }
+        for manifest in manifests.values():
+            keep_provenance(place.store, manifest)
+        return kept
 
     def _name_outputs(self, trace: StageTrace) -> None:
         for name, artifact in self.outputs.items():
             trace.output(name, artifact.manifest.content_digest)
+
+
+def _lapsed(stage: Stage, outputs: Mapping[str, Artifact] | None) -> tuple[str, ...]:
+    """Why what is there does not hold any more, if that is so and the stage can tell."""
+    reason = stage.lapsed(outputs) if outputs is not None and isinstance(stage, Lapsing) else ""
+    return (reason,) if reason else ()
 
 
 def _links(outputs: Mapping[str, Artifact]) -> list[Link]:

@@ -146,3 +146,16 @@ class Stage(Protocol):
             Name of each output to its file or folder, which stands in ``context.folder``.
         """
         ...
+
+
+@runtime_checkable
+class Lapsing(Protocol):
+    """A stage whose outcome can cease to hold although every byte of it is there, as a server that ended does."""
+
+    def lapsed(self, outputs: Mapping[str, Artifact]) -> str:
+        """Why what it made earlier does not hold any more, in words; empty where it does.
+
+        Args:
+            outputs: What it made, held to its manifests.
+        """
+        ...

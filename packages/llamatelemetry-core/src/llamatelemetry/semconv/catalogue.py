@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llamatelemetry.semconv import (
+    deployment,
     engine_metrics,
     gpu,
     hw,
@@ -46,6 +47,8 @@ class AttributeEntry:
         "pipeline",
         "stage",
         "step",
+        "deploy",
+        "deploy_step",
         "resource",
     ]
     profile: Profile | None
@@ -83,6 +86,8 @@ def catalogue() -> Iterator[AttributeEntry | InstrumentEntry]:
     yield from (AttributeEntry(span="pipeline", profile=None, row=row) for row in pipeline.PIPELINE)
     yield from (AttributeEntry(span="stage", profile=None, row=row) for row in (*pipeline.STAGE, *gpu.GPU_SECTION))
     yield from (AttributeEntry(span="step", profile=None, row=row) for row in pipeline.STEP)
+    yield from (AttributeEntry(span="deploy", profile=None, row=row) for row in deployment.DEPLOY)
+    yield from (AttributeEntry(span="deploy_step", profile=None, row=row) for row in deployment.DEPLOY_STEPS)
     yield from (AttributeEntry(span="resource", profile=None, row=row) for row in gpu.GPU_RESOURCE)
     yield from _instruments()
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from llamatelemetry.semconv import gen_ai, gpu, own, pipeline, profiles, spans, torch_memory
+from llamatelemetry.semconv import deployment, gen_ai, gpu, own, pipeline, profiles, spans, torch_memory
 from llamatelemetry.semconv.attributes import IF_FAILED, Attribute, Task, task_of
 from llamatelemetry.semconv.catalogue import instruments
 from llamatelemetry.semconv.metrics import Instrument
@@ -90,6 +90,8 @@ def violations_of_spans(emitted: Iterable[Any], profiles_used: Iterable[Profile]
             found += _span_violations(span, spans.SERVER_START, kinds=("INTERNAL",))
         elif pipeline.RUN_ID.name in span.attributes:
             found += _pipeline_violations(span)
+        elif deployment.DEPLOY_NAME.name in span.attributes:
+            found += _deploy_violations(span)
         else:
             known = {row.name for row in gpu.GPU_SECTION}
             found += _attribute_violations(_title(span), span.attributes, gpu.GPU_SECTION)
@@ -193,7 +195,9 @@ def _pipeline_violations(span: EmittedSpan) -> list[str]:
         if span.name != pipeline.pipeline_span_name(span.attributes.get(pipeline.PIPELINE_NAME.name, "")):
             found.append(f"{_title(span)}: the name is not pipeline and the pipeline's")
         return found
-    found = _span_violations(span, (*pipeline.STAGE, *gpu.GPU_SECTION), kinds=("INTERNAL",))
+    # A stage that deploys says so on its own span.
+    deploys = deployment.DEPLOY_STAGE if deployment.DEPLOY_NAME.name in span.attributes else ()
+    found = _span_violations(span, (*pipeline.STAGE, *deploys, *gpu.GPU_SECTION), kinds=("INTERNAL",))
     found += _gpu_violations(span)
     if span.name != span.attributes[pipeline.STAGE_NAME.name]:
         found.append(f"{_title(span)}: the name is not the stage's")
@@ -212,6 +216,15 @@ def _pipeline_violations(span: EmittedSpan) -> list[str]:
         if not before <= event.time_ns <= span.end_ns:
             found.append(f"{title}: is not after the one before and within its span")
         before = event.time_ns
+    return found
+
+
+def _deploy_violations(span: EmittedSpan) -> list[str]:
+    step = span.attributes.get(deployment.DEPLOY_STEP.name)
+    rows = deployment.DEPLOY if step is None else deployment.DEPLOY_STEPS
+    found = _span_violations(span, rows, kinds=("INTERNAL",))
+    if span.name != (step or deployment.DEPLOY_SPAN):
+        found.append(f"{_title(span)}: the name is not {step or deployment.DEPLOY_SPAN}")
     return found
 
 

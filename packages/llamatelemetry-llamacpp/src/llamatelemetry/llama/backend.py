@@ -47,6 +47,7 @@ class LlamaCppBackend:
         server_url: Base URL of a server that already runs.
         api_key: What that server wants as a bearer token.
         runtime: What to start the server with; found when None.
+        port: Port of a server started here; a free one when None.
         slots: Requests run at once: of a server started here 4 when None, else as many as it has.
         context_length: Tokens one slot can hold, of a server started here.
         threads: CPU threads it computes with; chosen from the cores at hand when None.
@@ -77,6 +78,7 @@ class LlamaCppBackend:
         server_url: str | None = None,
         api_key: str | None = None,
         runtime: Runtime | None = None,
+        port: int | None = None,
         slots: int | None = None,
         context_length: int | None = None,
         threads: int | None = None,
@@ -112,6 +114,7 @@ class LlamaCppBackend:
         self.server = LlamaServer(
             model,
             runtime=runtime,
+            port=port,
             slots=DEFAULT_SLOTS if slots is None else slots,
             context_length=context_length,
             threads=threads,
@@ -150,9 +153,14 @@ class LlamaCppBackend:
         client = self._client
         return client is not None and client.reachable()
 
-    def restart(self) -> ModelInfo:
-        """Starts the server anew, on another port, if it ended; or finds one that is not ours again.
+    def exit_reason(self, wait_s: float = 0.0) -> str | None:
+        """Why a server started here ended by itself; None while it runs, and of one that is only used."""
+        return None if self.server is None else self.server.exit_reason(wait_s)
 
+    def restart(self) -> ModelInfo:
+        """Starts the server anew if it ended, or finds one that is not ours again.
+
+        It has another port then, unless one was given.
         Threads may stream meanwhile: what they have from the old server has failed or fails. Of several
         that call this at once, one starts the server and all get its facts.
 
@@ -304,7 +312,7 @@ class LlamaCppBackend:
         try:
             yield
         except (BackendConnectionError, StreamInterruptedError) as error:
-            reason = None if self.server is None else self.server.exit_reason(_EXIT_WAIT_S)
+            reason = self.exit_reason(_EXIT_WAIT_S)
             if reason is None:
                 raise
             raise StreamInterruptedError(f"the llama.cpp server ended: {reason}") from error

@@ -19,6 +19,12 @@ def register_commands(group: Registry) -> None:
 
 
 @hookimpl
+def register_pipeline_stages(registry: Registry) -> None:
+    """The stage that needs a server to start."""
+    registry.add("deploy", "llamatelemetry.deployment.stage:DeployStage", summary="Puts a GGUF model behind a server.")
+
+
+@hookimpl
 def register_checks(registry: Registry) -> None:
     """What ``doctor`` looks at."""
     registry.add("llamacpp", "llamatelemetry.llama.checks:checks")
