@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,8 +30,9 @@ class ImportanceCollector:
     """Adds up the squares of what goes into each weight, column by column. Threads may share one."""
 
     def __init__(self) -> None:
+        # Of each weight a row of sums and a count, or as many as it has experts.
         self._sums: dict[str, npt.NDArray[np.float64]] = {}
-        self._counts: dict[str, int] = {}
+        self._counts: dict[str, npt.NDArray[np.int64]] = {}
         self._lock = threading.Lock()
 
     def add(self, name: str, activations: Any) -> None:
@@ -47,13 +49,28 @@ class ImportanceCollector:
         rows = rows.reshape(-1, rows.shape[-1]) if rows.ndim else rows.reshape(1, 1)
         if not np.isfinite(rows).all():
             raise InvalidValueError(f"activations[{name!r}]", "not finite", "look for an overflow in the model")
-        sums = np.einsum("ij,ij->j", rows, rows)
+        self.add_sums(name, np.einsum("ij,ij->j", rows, rows).reshape(1, -1), [len(rows)])
+
+    def add_sums(self, name: str, sums: npt.NDArray[np.float64], counts: Sequence[int]) -> None:
+        """Takes sums of squares that somebody else added up.
+
+        Args:
+            name: The weight's name in GGUF files.
+            sums: A row for each expert of the weight, one where it has none; a number for each column.
+            counts: Tokens that went into each.
+
+        Raises:
+            InvalidValueError: They are not finite, or have another shape than those before.
+        """
+        if not np.isfinite(sums).all():
+            raise InvalidValueError(f"activations[{name!r}]", "not finite", "look for an overflow in the model")
+        tokens = np.asarray(counts, np.int64)
         with self._lock:
             known = self._sums.get(name)
-            if known is not None and known.size != sums.size:
+            if known is not None and known.shape != sums.shape:
                 raise InvalidValueError(f"activations[{name!r}]", sums.size, f"give {known.size} numbers a token")
             self._sums[name] = sums if known is None else known + sums
-            self._counts[name] = self._counts.get(name, 0) + len(rows)
+            self._counts[name] = tokens if known is None else self._counts[name] + tokens
 
     def write(self, path: str | os.PathLike[str], *, dataset: str, chunk_size: int = _CHUNK) -> Path:
         """Writes the importance matrix; the file is there whole or not at all.
@@ -81,11 +98,13 @@ class ImportanceCollector:
             writer = gguf.GGUFWriter(temporary, "")
             writer.add_type("imatrix")
             writer.add_array("imatrix.datasets", [dataset])
-            writer.add_uint32("imatrix.chunk_count", max(1, max(counts.values()) // chunk_size))
+            writer.add_uint32(
+                "imatrix.chunk_count", max(1, max(int(each.max()) for each in counts.values()) // chunk_size)
+            )
             writer.add_uint32("imatrix.chunk_size", chunk_size)
             for name in sorted(sums):
-                writer.add_tensor(f"{name}.in_sum2", sums[name].astype(np.float32).reshape(1, -1))
-                writer.add_tensor(f"{name}.counts", np.full((1, 1), counts[name], np.float32))
+                writer.add_tensor(f"{name}.in_sum2", sums[name].astype(np.float32))
+                writer.add_tensor(f"{name}.counts", counts[name].astype(np.float32).reshape(-1, 1))
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()

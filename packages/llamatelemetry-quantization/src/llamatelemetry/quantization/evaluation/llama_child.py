@@ -90,6 +90,10 @@ def _serve(options: dict[str, Any], requests: queue.SimpleQueue[dict[str, Any]],
         match requests.get():
             case {"text": text}:
                 answer(tokens=model.tokenize(text.encode()))
+            case {"tokens": tokens, "seen": True}:
+                # With all logits, though nobody wants them: else the last block computes one token of them.
+                model.decode(tokens, 0, lambda _numbers, _rows: None)
+                answer()
             case {"tokens": tokens, "first": first}:
                 model.decode(tokens, first, lambda numbers, rows: answer(numbers, rows=rows))
                 answer(rows=0)

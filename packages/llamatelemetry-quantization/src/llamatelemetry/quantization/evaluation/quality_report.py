@@ -53,9 +53,7 @@ class QualityLimits:
             InvalidValueError: There is none.
         """
         if self.needs_parent and not there:
-            raise InvalidValueError(
-                "parent", None, "a limit needs it: give the model that this one was made of"
-            )
+            raise InvalidValueError("parent", None, "a limit needs it: give the model that this one was made of")
 
     def check(self, quality: Quality) -> None:
         """Holds what was measured to them.
