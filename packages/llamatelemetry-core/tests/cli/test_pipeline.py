@@ -182,6 +182,16 @@ def test_verifying_names_what_is_not_what_it_was(mix):
     assert "text.txt" in shown["problems"][0]
 
 
+def test_verifying_names_provenance_that_is_not_what_it_was(mix):
+    pipeline(mix, "run", "p.toml")
+    (path, *_) = sorted(mix.folder.glob("kept/manifests/*.intoto.json"))
+    path.write_text(path.read_text().replace("urn:llamatelemetry:pipeline", "urn:somebody:else"))
+    code, shown = pipeline(mix, "show", "--store", "kept", "--verify")
+    assert code == 1
+    assert len(shown["problems"]) == 1
+    assert path.name in shown["problems"][0]
+
+
 @pytest.mark.parametrize(
     ("right", "wrong", "problem"),
     [

@@ -4,6 +4,7 @@
 
     objects/<content digest>/   the files, read-only; the same content is there once
     manifests/<digest>.json     every manifest, under the digest that its children know it by
+    manifests/<digest>.intoto.json   provenance of what a stage of a pipeline made
     recipes/<recipe digest>     digest of the manifest that was made by this recipe last, and a check of both
 
 Nothing becomes visible before it is whole: files come under a temporary name and are renamed. Two
@@ -46,7 +47,8 @@ class ArtifactStore:
     def __init__(self, folder: Path | str) -> None:
         self.folder: Path = Path(folder)
         self._objects = self.folder / OBJECTS
-        self._manifests = self.folder / "manifests"
+        self.manifests_folder: Path = self.folder / "manifests"
+        """Where manifests and what goes with them are; made when something is added first."""
         self._recipes = self.folder / "recipes"
 
     def add(
@@ -74,7 +76,7 @@ class ArtifactStore:
         """
         place = self._objects / manifest.content_digest
         try:
-            for folder in (self._objects, self._manifests, self._recipes):
+            for folder in (self._objects, self.manifests_folder, self._recipes):
                 folder.mkdir(parents=True, exist_ok=True)
             if not self._is_whole(manifest):
                 self._take(manifest, path, place, move=move, progress=progress)
@@ -88,7 +90,7 @@ class ArtifactStore:
         except OSError as error:
             raise unreadable(place, error) from None
         digest = manifest.digest
-        write_atomically(self._manifests / f"{digest}.json", manifest.to_bytes())
+        write_atomically(self.manifests_folder / f"{digest}.json", manifest.to_bytes())
         write_atomically(self._recipes / manifest.recipe_digest, _recipe_line(manifest.recipe_digest, digest))
         return self.path(manifest)
 
@@ -99,10 +101,10 @@ class ArtifactStore:
             ArtifactError: It cannot be written.
         """
         try:
-            self._manifests.mkdir(parents=True, exist_ok=True)
+            self.manifests_folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise unreadable(self._manifests, error) from None
-        write_atomically(self._manifests / f"{manifest.digest}.json", manifest.to_bytes())
+            raise unreadable(self.manifests_folder, error) from None
+        write_atomically(self.manifests_folder / f"{manifest.digest}.json", manifest.to_bytes())
 
     def get(self, digest: str) -> ArtifactManifest:
         """The manifest of that digest. Its files are not looked at: :meth:`verify` does.
@@ -113,7 +115,7 @@ class ArtifactStore:
             InvalidManifestError: The digest is none, or what stands there is no manifest.
         """
         checks.sha256("digest", digest)
-        path = self._manifests / f"{digest}.json"
+        path = self.manifests_folder / f"{digest}.json"
         try:
             manifest = read_manifest(path)
         except ArtifactMissingError:
@@ -179,8 +181,8 @@ class ArtifactStore:
 
     def digests(self, first_digits: str = "") -> tuple[str, ...]:
         """Digests of every manifest that begin so, in order. No manifest is read."""
-        names = (path.stem for path in self._manifests.glob("*.json"))
-        return tuple(sorted(name for name in names if name.startswith(first_digits) and not name.startswith(".")))
+        names = (path.stem for path in self.manifests_folder.glob("*.json"))
+        return tuple(sorted(name for name in names if name.startswith(first_digits) and "." not in name))
 
     def _take(
         self,

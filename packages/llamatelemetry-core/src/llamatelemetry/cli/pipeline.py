@@ -7,6 +7,7 @@ from typing import Final
 
 import click
 
+from llamatelemetry.artifacts.kept_provenance import check_provenance
 from llamatelemetry.artifacts.store import ArtifactStore
 from llamatelemetry.cli.output import console, examples, json_option, plugin_log_off, print_json
 from llamatelemetry.cli.pipeline_view import run_view, stage_data, stage_view, stages_view, telemetry_line, wires_view
@@ -178,7 +179,9 @@ def _problems(record: RunRecord, store: ArtifactStore) -> list[str]:
     for stage in record.stages:
         for name, digest in stage.outputs.items():
             try:
-                store.verify(store.get(digest))
+                manifest = store.get(digest)
+                store.verify(manifest)
+                check_provenance(store, manifest)
             except ArtifactError as error:
                 found.append(f"{stage.id}.{name}: {error}")
     return found
