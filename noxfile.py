@@ -4,8 +4,9 @@ Three environments carry the checks. The editable one is uv's own ``.venv``. The
 ``.nox/installed``, holds all distributions as wheels, because pyright, import-linter and Sphinx
 have to see the one namespace that users see. Neither has torch in it; the third, ``.nox/torch``, has,
 and pip makes it. Benchmarks that need torch have one like it, with what they compare: its packages
-instrument whatever they find, and no test should meet them. ``.nox/llama-cpp-python`` has what its name
-says. Sessions call uv themselves, so that a nox installed anywhere runs them too.
+instrument whatever they find, and no test should meet them. ``.nox/unsloth`` has unsloth beside torch, which
+patches whatever it finds, and ``.nox/llama-cpp-python`` has what its name says. Sessions call uv themselves,
+so that a nox installed anywhere runs them too.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ PLUGINS = {
     "llamatelemetry-llamacpp": "llamacpp",
     "llamatelemetry-quantization": "quantization",
     "llamatelemetry-transformers": "transformers",
+    "llamatelemetry-unsloth": "unsloth",
 }
 """Distributions to the plugins that they bring."""
 DISTRIBUTIONS = (CORE, *PLUGINS)
@@ -39,16 +41,19 @@ ROOMS = {
     "llamatelemetry-llamacpp": "llamatelemetry/llama",
     "llamatelemetry-quantization": "llamatelemetry/quantization",
     "llamatelemetry-transformers": "llamatelemetry/transformers",
+    "llamatelemetry-unsloth": "llamatelemetry/unsloth",
 }
 
 nox.options.default_venv_backend = "none"
 # Tests come last, so that a reader's last lines are their count.
-nox.options.sessions = ["lint", "types", "contracts", "build", "docs", "torch", "tests"]
+nox.options.sessions = ["lint", "types", "contracts", "build", "docs", "torch", "unsloth", "tests"]
 
 TORCH_TESTS = (
     "packages/llamatelemetry-quantization/tests/torch",
     "packages/llamatelemetry-transformers/tests",
+    "packages/llamatelemetry-unsloth/tests/torch",
 )
+UNSLOTH_TESTS = ("packages/llamatelemetry-unsloth/tests/engine",)
 LLAMA_CPP_TESTS = ("packages/llamatelemetry-llamacpp/tests/llama/test_instrument_llama_cpp.py",)
 TORCH_BENCHMARKS = {"instrumentation_overhead", "transformers_batching"}
 
@@ -60,6 +65,7 @@ VIOLATIONS = (
     ("plugins-apart", "llama/gguf.py", "import llamatelemetry.transformers.shape"),
     ("plugins-apart", "transformers/shape.py", "import llamatelemetry.llama.gguf"),
     ("plugins-apart", "quantization/ggml.py", "import llamatelemetry.llama.gguf"),
+    ("plugins-apart", "unsloth/merge_stage.py", "import llamatelemetry.quantization.export_stage"),
     ("one-room-for-the-sdk", "inference/record.py", "import opentelemetry.sdk.trace"),
     ("one-room-for-pluggy", "config.py", "import pluggy"),
     ("no-model-runtime", "backends/protocol.py", "import torch"),
@@ -68,6 +74,8 @@ VIOLATIONS = (
     ("no-model-runtime", "transformers/shape.py", "import xllamacpp"),
     ("no-model-runtime", "quantization/ggml.py", "import xllamacpp"),
     ("no-model-runtime", "quantization/nf4/tensors.py", "import bitsandbytes"),
+    ("no-model-runtime", "unsloth/adapter.py", "import torch"),
+    ("no-model-runtime", "unsloth/loading.py", "import unsloth"),
 )
 
 
@@ -151,6 +159,12 @@ def _settings(tool: str) -> dict[str, list[str]]:
 def _pins(entries: list[str]) -> dict[str, str]:
     """Names to versions of entries that read ``name==version``."""
     return dict(entry.split("==") for entry in entries)
+
+
+def _pinned(*packages: str) -> list[str]:
+    """Packages, each with its version in the list of pyproject.toml."""
+    pins = _pins(_settings("uv")["constraint-dependencies"])
+    return [f"{package}=={pins[package]}" for package in packages]
 
 
 def _constraints(name: str = "constraints", replaced: Mapping[str, str] | None = None) -> Path:
@@ -238,6 +252,20 @@ def torch(session: nox.Session) -> None:
 
 
 @nox.session
+def unsloth(session: nox.Session) -> None:
+    """Tests that train with unsloth, on its CPU backend; arguments go to pytest."""
+    environment = WORK / "unsloth"
+    requirements = [
+        EDITABLE[CORE],
+        EDITABLE["llamatelemetry-quantization"],
+        f"{EDITABLE['llamatelemetry-unsloth']}[peft]",
+        *_settings("llamatelemetry")["unsloth"],
+    ]
+    _install(session, environment, requirements, alone=_pinned("unsloth", "unsloth-zoo"))
+    _test_all_of(session, environment, session.posargs or UNSLOTH_TESTS)
+
+
+@nox.session
 def llama_cpp_python(session: nox.Session) -> None:
     """Tests against the real llama-cpp-python, which is compiled once, in minutes; arguments go to pytest."""
     environment = WORK / "llama-cpp-python"
@@ -273,6 +301,7 @@ def _install_torch(
         f"{EDITABLE['llamatelemetry-llamacpp']}[embedded]",
         f"{EDITABLE['llamatelemetry-quantization']}[nf4]",
         f"{EDITABLE['llamatelemetry-transformers']}[torch,instruments]",
+        f"{EDITABLE['llamatelemetry-unsloth']}[peft]",
         *_settings("llamatelemetry")["torch"],
     ]
     _install(session, environment, requirements, replaced=replaced, alone=alone)

@@ -62,6 +62,7 @@ def test_all_distributions_serve_the_one_namespace(root: Path):
         "llamatelemetry-llamacpp",
         "llamatelemetry-quantization",
         "llamatelemetry-transformers",
+        "llamatelemetry-unsloth",
     }
 
 

@@ -18,6 +18,7 @@ DISTRIBUTIONS = {
     "llamatelemetry-llamacpp": "llamatelemetry/llama",
     "llamatelemetry-quantization": "llamatelemetry/quantization",
     "llamatelemetry-transformers": "llamatelemetry/transformers",
+    "llamatelemetry-unsloth": "llamatelemetry/unsloth",
 }
 
 # Folders and hosts that exist on one machine only.

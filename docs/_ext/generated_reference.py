@@ -59,6 +59,18 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.transformers.checkpoint",
         "llamatelemetry.transformers.safetensors_header",
     ),
+    "Finetuning": (
+        "llamatelemetry.unsloth.finetuning",
+        "llamatelemetry.unsloth.settings",
+        "llamatelemetry.unsloth.dataset",
+        "llamatelemetry.unsloth.loading",
+        "llamatelemetry.unsloth.lora",
+        "llamatelemetry.unsloth.merging",
+        "llamatelemetry.unsloth.adapter",
+        "llamatelemetry.unsloth.finetune_stage",
+        "llamatelemetry.unsloth.merge_stage",
+        "llamatelemetry.unsloth.environment",
+    ),
     "Quantization": (
         "llamatelemetry.quantization.converting",
         "llamatelemetry.quantization.export_stage",
@@ -190,6 +202,9 @@ SPANS = {
     "pipeline": "Pipeline run span",
     "stage": "Stage spans",
     "step": "Event of a step",
+    "model_load": "Span of a model that is loaded to be trained",
+    "deploy": "Deployment span",
+    "deploy_step": "Spans of what a deployment does",
     "resource": "Resource",
 }
 

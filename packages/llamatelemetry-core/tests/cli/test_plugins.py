@@ -10,7 +10,7 @@ def test_each_plugin_is_shown_with_its_state_reason_and_fix(shelf: Any) -> None:
     shelf.plant("poor", requires=("nowhere-to-be-found",))
     shelf.plant("torn", "raise ValueError('torn apart')")
     shelf.plant("unwanted")
-    denied = "unwanted,llamacpp,quantization,transformers"
+    denied = "unwanted,llamacpp,quantization,transformers,unsloth"
     done = shelf.llamatelemetry("plugins", env={"LLAMATELEMETRY_DISABLED_PLUGINS": denied, "COLUMNS": "200"})
     assert done.returncode == 0
     assert done.stderr == ""
@@ -28,6 +28,8 @@ def test_each_plugin_is_shown_with_its_state_reason_and_fix(shelf: Any) -> None:
         "    import of torn_plugin raised ValueError: torn apart",
         "    fix: pip install --upgrade torn-plugin, or set LLAMATELEMETRY_DISABLED_PLUGINS=torn",
         "! transformers  llamatelemetry-transformers 0.1.0  disabled",
+        "    named by disabled_plugins (LLAMATELEMETRY_DISABLED_PLUGINS)",
+        "! unsloth  llamatelemetry-unsloth 0.1.0  disabled",
         "    named by disabled_plugins (LLAMATELEMETRY_DISABLED_PLUGINS)",
         "! unwanted  unwanted-plugin 1.0  disabled",
         "    named by disabled_plugins (LLAMATELEMETRY_DISABLED_PLUGINS)",

@@ -12,6 +12,7 @@ from llamatelemetry.semconv import (
     gpu,
     hw,
     metrics,
+    model_load,
     own,
     pipeline,
     profiles,
@@ -47,6 +48,7 @@ class AttributeEntry:
         "pipeline",
         "stage",
         "step",
+        "model_load",
         "deploy",
         "deploy_step",
         "resource",
@@ -86,6 +88,8 @@ def catalogue() -> Iterator[AttributeEntry | InstrumentEntry]:
     yield from (AttributeEntry(span="pipeline", profile=None, row=row) for row in pipeline.PIPELINE)
     yield from (AttributeEntry(span="stage", profile=None, row=row) for row in (*pipeline.STAGE, *gpu.GPU_SECTION))
     yield from (AttributeEntry(span="step", profile=None, row=row) for row in pipeline.STEP)
+    loading = (*model_load.MODEL_LOAD, *gpu.GPU_SECTION)
+    yield from (AttributeEntry(span="model_load", profile=None, row=row) for row in loading)
     yield from (AttributeEntry(span="deploy", profile=None, row=row) for row in deployment.DEPLOY)
     yield from (AttributeEntry(span="deploy_step", profile=None, row=row) for row in deployment.DEPLOY_STEPS)
     yield from (AttributeEntry(span="resource", profile=None, row=row) for row in gpu.GPU_RESOURCE)

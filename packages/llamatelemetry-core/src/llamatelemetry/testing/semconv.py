@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from llamatelemetry.semconv import deployment, gen_ai, gpu, own, pipeline, profiles, spans, torch_memory
+from llamatelemetry.semconv import deployment, gen_ai, gpu, model_load, own, pipeline, profiles, spans, torch_memory
 from llamatelemetry.semconv.attributes import IF_FAILED, Attribute, Task, task_of
 from llamatelemetry.semconv.catalogue import instruments
 from llamatelemetry.semconv.metrics import Instrument
@@ -88,6 +88,10 @@ def violations_of_spans(emitted: Iterable[Any], profiles_used: Iterable[Profile]
             found += _span_violations(span, profiles.phase_rows(chosen), kinds=("INTERNAL",))
         elif span.name == spans.SERVER_START_SPAN:
             found += _span_violations(span, spans.SERVER_START, kinds=("INTERNAL",))
+        elif span.name == model_load.MODEL_LOAD_SPAN:
+            rows = (*model_load.MODEL_LOAD, *gpu.GPU_SECTION)
+            found += _span_violations(span, rows, kinds=("INTERNAL",))
+            found += _gpu_violations(span)
         elif pipeline.RUN_ID.name in span.attributes:
             found += _pipeline_violations(span)
         elif deployment.DEPLOY_NAME.name in span.attributes:
