@@ -204,6 +204,10 @@ VARIABLES: Final[tuple[Variable, ...]] = (
 )
 """Every environment variable that is read, and the setting it fills."""
 
+READ_ELSEWHERE: Final = ("LLAMATELEMETRY_HOME", "LLAMATELEMETRY_KEY_PASSWORD", "LLAMATELEMETRY_LIBLLAMA")
+"""Variables that fill no setting: where deployments are kept, what a signing key is encrypted with, and the library
+that models are evaluated with."""
+
 # The exporters of each signal, and the endpoint that is its own.
 _SIGNALS: Final = {
     "traces_exporters": "otlp_traces_endpoint",
@@ -250,7 +254,7 @@ def resolve_settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | 
 def _reject_unknown_variables(environ: Mapping[str, str]) -> None:
     ours = sorted(variable.name for variable in VARIABLES if variable.name.startswith("LLAMATELEMETRY_"))
     for name, value in environ.items():
-        if name.startswith("LLAMATELEMETRY_") and name not in ours:
+        if name.startswith("LLAMATELEMETRY_") and name not in {*ours, *READ_ELSEWHERE}:
             raise ConfigurationError(name, value, "no such variable; choose one of " + ", ".join(ours))
 
 

@@ -22,6 +22,7 @@ from llamatelemetry.cli.output import (
     progress_console,
 )
 from llamatelemetry.cli.verbs import built_in_verbs
+from llamatelemetry.deployment.checks import checks as deployment_checks
 from llamatelemetry.gpu.checks import checks as gpu_checks
 from llamatelemetry.plugins import Check, CheckState, load_plugins
 
@@ -81,6 +82,7 @@ def examine(environ: Mapping[str, str]) -> Sections:
             "Settings": [*wrong, *checks.check_settings(settings)],
             "GPU": gpu_checks(environ),
             "Plugins": checks.check_plugins(plugins.reports, settings),
+            "Deployments": deployment_checks(),
             **contributed,
         }
     return {title: section for title, section in sections.items() if section}

@@ -7,6 +7,7 @@ from typing import Final
 from llamatelemetry.plugins import Registry
 
 _BUILT_IN: Final = (
+    ("deploy", "llamatelemetry.cli.deploy:deploy", "Put a model behind a server that stays, and look after it."),
     ("doctor", "llamatelemetry.cli.doctor:doctor", "Say what is installed, what would be used and what is wrong."),
     ("gpu", "llamatelemetry.cli.gpu:gpu", "Show what the GPUs do: memory, utilization, power, energy."),
     ("manifest", "llamatelemetry.cli.manifest:manifest", "Say what an artifact is made of, and hold it to that."),
