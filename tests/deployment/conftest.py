@@ -1,0 +1,104 @@
+"""Real models behind real servers, and the rule that none of them is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamatelemetry.artifacts.files import create_manifest, write_manifest
+from llamatelemetry.artifacts.manifest import ArtifactOrigin
+from llamatelemetry.deployment import Deployment, ServeOptions, deploy, history, stop
+from llamatelemetry.deployment.processes import is_running
+from llamatelemetry.deployment.state import deployment_names
+from llamatelemetry.llama.model_files import demo_model
+
+_ORIGIN = ArtifactOrigin(stage="quantize", run_id="run-7", trace_id="0af7" * 8, span_id="b7ad" * 4)
+# What is changed in SmolLM2: a letter of its name, and a tensor's, which llama.cpp then does not find.
+_CHANGES = {
+    "first": (b"Mix1 Ep2", b"Mix1 Ep2"),
+    "second": (b"Mix1 Ep2", b"Mix1 Ep3"),
+    "broken": (b"output_norm.weight", b"output_nork.weight"),
+}
+
+
+@dataclass(frozen=True)
+class Models:
+    """SmolLM2 three times, each file with its manifest: two that load, and one that llama.cpp refuses."""
+
+    first: Path
+    second: Path
+    broken: Path
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """The files; whoever changes one changes it back."""
+    folder = tmp_path_factory.mktemp("models")
+    whole = demo_model().read_bytes()
+    for name, (old, new) in _CHANGES.items():
+        path = folder / f"{name}.gguf"
+        path.write_bytes(whole.replace(old, new, 1))
+        write_manifest(create_manifest(path, kind="gguf", origin=_ORIGIN), path)
+    return Models(**{name: folder / f"{name}.gguf" for name in _CHANGES})
+
+
+@pytest.fixture(scope="session")
+def origin() -> ArtifactOrigin:
+    """The run that the models' manifests name."""
+    return _ORIGIN
+
+
+@pytest.fixture(scope="session")
+def options() -> ServeOptions:
+    """What a small machine serves SmolLM2 with."""
+    return ServeOptions(context_length=256, slots=1, threads=1)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where state is kept; what was deployed there is stopped after the test, and then gone."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("LLAMATELEMETRY_HOME", str(folder))
+    yield folder
+    _stop_all(folder)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory, models: Models, options: ServeOptions) -> Iterator[Deployment]:
+    """The first model, deployed as ``kept`` for tests that leave it as it is."""
+    folder = tmp_path_factory.mktemp("kept")
+    yield deploy(models.first, name="kept", options=options, home=folder)
+    _stop_all(folder)
+
+
+@pytest.fixture
+def kept_home(kept: Deployment, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the state of ``kept`` is, for this process and its children."""
+    folder = kept.log.parents[3]
+    monkeypatch.setenv("LLAMATELEMETRY_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def gone() -> Callable[[Any], None]:
+    """Wants a deployment's processes to end by themselves, within a few seconds."""
+    return _wait_gone
+
+
+def _stop_all(home: Path) -> None:
+    for name in deployment_names(home):
+        stop(name, home=home)
+        for each in history(name, home=home):
+            _wait_gone(each)
+
+
+def _wait_gone(deployment: Deployment, within_s: float = 10.0) -> None:
+    limit = time.monotonic() + within_s
+    while is_running(deployment.supervisor) or is_running(deployment.server):
+        assert time.monotonic() < limit, f"{deployment.name} is still there"
+        time.sleep(0.02)
