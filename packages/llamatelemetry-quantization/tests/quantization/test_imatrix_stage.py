@@ -46,6 +46,6 @@ def test_the_verb_writes_one_and_says_what_is_in_it(tmp_path, tiny, capsys):
     given = ["imatrix", str(tiny), "--out", out, "--text", str(text), "--context", "64", "--threads", "1"]
 
     assert run(given) == 0
-    assert capsys.readouterr().out == f"{out} has the importance of 7 weights, of 2 windows of text.txt.\n"
+    assert capsys.readouterr().out == f"{out} has the importance of 7 weights, of 4 windows of text.txt.\n"
     assert run([*given, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["weights"] == len(read_importance(out).entries) == 7

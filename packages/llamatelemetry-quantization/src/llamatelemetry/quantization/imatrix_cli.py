@@ -21,9 +21,7 @@ from llamatelemetry.quantization.evaluation.logits import DEFAULT_CONTEXT
 )
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--out", "target", required=True, type=click.Path(path_type=Path), help="The file to write.")
-@click.option(
-    "--text", type=click.Path(path_type=Path), help="A text in UTF-8; when not given, one that comes with this."
-)
+@click.option("--text", type=click.Path(path_type=Path), help="A text in UTF-8; one comes with this.")
 @click.option("--context", type=int, default=DEFAULT_CONTEXT, show_default=True, help="Tokens in a window.")
 @click.option("--windows", type=int, help="Windows to read at most; the whole text when not given.")
 @click.option("--threads", type=int, help="CPU threads to compute with; all there are when not given.")
@@ -62,6 +60,5 @@ def imatrix(
     if as_json:
         print_json({"path": str(target), "weights": len(made.entries), "dataset": made.dataset, "windows": made.chunks})
     else:
-        click.echo(
-            f"{target} has the importance of {len(made.entries)} weights, of {made.chunks} windows of {made.dataset}."
-        )
+        measured = f"{made.chunks} windows of {made.dataset}"
+        click.echo(f"{target} has the importance of {len(made.entries)} weights, of {measured}.")

@@ -94,13 +94,12 @@ class ImportanceCollector:
         temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
         with self._lock:
             sums, counts = dict(self._sums), dict(self._counts)
+        most = max(int(each.max()) for each in counts.values())
         try:
             writer = gguf.GGUFWriter(temporary, "")
             writer.add_type("imatrix")
             writer.add_array("imatrix.datasets", [dataset])
-            writer.add_uint32(
-                "imatrix.chunk_count", max(1, max(int(each.max()) for each in counts.values()) // chunk_size)
-            )
+            writer.add_uint32("imatrix.chunk_count", max(1, most // chunk_size))
             writer.add_uint32("imatrix.chunk_size", chunk_size)
             for name in sorted(sums):
                 writer.add_tensor(f"{name}.in_sum2", sums[name].astype(np.float32))

@@ -118,7 +118,8 @@ class ActivationSums:
 
 def _sent_to(expert: int, sent: npt.NDArray[np.int32], rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     tokens, slots = np.nonzero(sent == expert)
-    return rows[tokens, slots % rows.shape[1]]
+    found: npt.NDArray[np.float32] = rows[tokens, slots % rows.shape[1]]
+    return found
 
 
 def _name(tensor: _Tensor) -> str:
