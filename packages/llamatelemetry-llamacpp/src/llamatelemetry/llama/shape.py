@@ -21,6 +21,7 @@ from llamatelemetry.llama.block_caches import (
 from llamatelemetry.llama.gguf import GgufFile, Tensor, Unread, read_gguf
 from llamatelemetry.llama.gguf_header import open_model_file
 from llamatelemetry.llama.model_files import model_name
+from llamatelemetry.llama.split_files import other_parts
 
 _MAGIC: Final = b"GGUF"
 _BLOCK: Final = re.compile(r"(?:^|\.)blk\.(\d+)\.")
@@ -36,8 +37,6 @@ _FIRST_BLOCK: Final = frozenset(
         "token_embd_norm",
     )
 )
-# gguf-split names its parts so, and llama.cpp finds the others by the name of the first.
-_PART: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
 def read_shape(path: Path) -> ModelShape | None:
@@ -49,7 +48,7 @@ def read_shape(path: Path) -> ModelShape | None:
     if not _is_gguf(path):
         return None
     model = read_gguf(path)
-    parts = [model, *_other_parts(model)]
+    parts = [model, *map(read_gguf, other_parts(model))]
     return _shape(parts[0], [tensor for part in parts for tensor in part.tensors])
 
 
@@ -60,18 +59,6 @@ def _is_gguf(path: Path) -> bool:
         return True  # Whatever else it turns out to be, the GGUF reader has the words for it.
     with open_model_file(path) as file:
         return file.read(len(_MAGIC)) == _MAGIC
-
-
-def _other_parts(first: GgufFile) -> list[GgufFile]:
-    count = first.metadata.get("split.count")
-    if not isinstance(count, int) or count <= 1:
-        return []
-    named = _PART.fullmatch(first.path.name)
-    if named is None or int(named["number"]) != 1 or int(named["count"]) != count:
-        wanted = f"NAME-00001-of-{count:05d}.gguf"
-        raise ModelFileError(first.path, f"is one of {count} parts: give the first, whose name ends like {wanted}")
-    names = (f"{named['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(2, count + 1))
-    return [read_gguf(first.path.with_name(name)) for name in names]
 
 
 def _shape(model: GgufFile, tensors: Sequence[Tensor]) -> ModelShape:
