@@ -68,7 +68,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     _stop_all(folder)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def kept(tmp_path_factory: pytest.TempPathFactory, models: Models, options: ServeOptions) -> Iterator[Deployment]:
     """The first model, deployed as ``kept`` for tests that leave it as it is."""
     folder = tmp_path_factory.mktemp("kept")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamatelemetry.config import VARIABLES, Settings, resolve_settings
+from llamatelemetry.config import READ_ELSEWHERE, VARIABLES, Settings, resolve_settings
 from llamatelemetry.errors import ConfigurationError
 
 
@@ -139,3 +139,8 @@ def test_any_text_is_either_understood_or_one_typed_error(name: str, text: str) 
     except ConfigurationError:
         return
     assert isinstance(settings, Settings)
+
+
+@pytest.mark.parametrize("name", READ_ELSEWHERE)
+def test_a_variable_that_is_read_elsewhere_is_no_unknown_one(name: str) -> None:
+    assert resolve_settings({}, {name: "anything"}) == Settings()

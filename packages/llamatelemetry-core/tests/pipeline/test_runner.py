@@ -428,3 +428,21 @@ def test_the_store_cannot_be_used_is_one_typed_error(join, tmp_path):
         Pipeline([join()]).run("road", store=tmp_path / "store")
     assert type(caught.value).__name__ == "ArtifactError"
     assert left_in(tmp_path) == ["store"]
+
+
+def test_what_does_not_hold_any_more_is_made_again_though_all_of_it_is_there(tmp_path, join):
+    class Standing(join):
+        ended = ""
+
+        def lapsed(self, outputs):
+            assert outputs["text"].path.exists()
+            return self.ended
+
+    stage = Standing("a", name="stand")
+    for ended, runs in (("", 1), ("", 1), ("its server ended", 2)):
+        stage.ended = ended
+        news = []
+        run = Pipeline([stage]).run("road", store=tmp_path, progress=news.append)
+        assert stage.runs == runs
+    assert [each.state for each in run.record.stages] == ["ran"]
+    assert news[-1].message == "its server ended"

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from llamatelemetry.semconv import gpu, hw, pipeline, profiles, server_metrics, torch_memory
+from llamatelemetry.semconv import deployment, gpu, hw, pipeline, profiles, server_metrics, torch_memory
 from llamatelemetry.semconv.catalogue import ALL_PROFILES, AttributeEntry, InstrumentEntry, catalogue, instruments
 
 
@@ -15,6 +15,8 @@ def test_the_catalogue_has_every_attribute_that_any_span_can_carry():
         ("pipeline", pipeline.PIPELINE),
         ("stage", (*pipeline.STAGE, *gpu.GPU_SECTION)),
         ("step", pipeline.STEP),
+        ("deploy", deployment.DEPLOY),
+        ("deploy_step", deployment.DEPLOY_STEPS),
         ("resource", gpu.GPU_RESOURCE),
     ):
         assert {entry.row.name for entry in entries if entry.span == span} == {row.name for row in rows}

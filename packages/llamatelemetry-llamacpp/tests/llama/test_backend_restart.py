@@ -14,11 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llamatelemetry.backends.protocol import Placement, Restartable, StreamEnd, TokenDelta
+from llamatelemetry.backends.protocol import EndExplaining, Placement, Restartable, StreamEnd, TokenDelta
 from llamatelemetry.backends.request import InferenceRequest, SamplingParams
 from llamatelemetry.errors import BackendError, BackendStartError, StreamInterruptedError
 from llamatelemetry.llama.backend import LlamaCppBackend
 from llamatelemetry.llama.model_files import demo_model
+from llamatelemetry.llama.ports import free_port
 from llamatelemetry.llama.server import LlamaServer
 
 STORY = InferenceRequest(prompt="Once upon a time", max_tokens=400, sampling=SamplingParams(temperature=0))
@@ -258,3 +259,18 @@ def test_a_server_that_hangs_is_not_waited_for(server):
     finally:
         os.kill(server.pid, signal.SIGCONT)
     foreign.close()
+
+
+def test_a_backend_has_the_port_that_it_was_given_and_says_why_its_server_ended() -> None:
+    port = free_port()
+    backend = own(port=port)
+    assert isinstance(backend, EndExplaining)
+    try:
+        assert backend.open().server_port == port
+        assert backend.exit_reason() is None
+        kill(backend)
+        assert "SIGKILL" in (backend.exit_reason() or "")
+        assert backend.restart().server_port == port
+    finally:
+        backend.close()
+    assert backend.exit_reason() is None

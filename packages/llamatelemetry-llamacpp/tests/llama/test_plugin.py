@@ -5,6 +5,7 @@ import sys
 
 import click
 
+from llamatelemetry.deployment.stage import DeployStage
 from llamatelemetry.llama.backend import LlamaCppBackend
 from llamatelemetry.plugins import Registry, load_plugins
 
@@ -21,6 +22,12 @@ def test_the_verbs_are_click_commands_with_a_summary():
     for name, item in found.items():
         assert item.summary
         assert isinstance(group.resolve(name), click.Command)
+
+
+def test_the_stage_that_deploys_is_there_once_a_server_can_be_started():
+    plugins = load_plugins()
+    assert plugins.resolve_stage("deploy") is DeployStage
+    assert plugins.stages.get("deploy").summary
 
 
 def test_doctor_is_told_what_would_run_a_model():

@@ -86,11 +86,9 @@ def find_artifact(path: Path) -> Found:
         return Found(model=path, artifact=root, manifest=entry.manifest)
     if (beside := manifest_path(path)).exists():
         return described(path, read_manifest(beside))
-    manifests = sorted(path.glob(f"*{SUFFIX}"))
-    if manifests:
-        only = _only(path, [each for each in manifests if artifact_path(each).exists()])
-        return described(artifact_path(only), read_manifest(only))
-    return find_artifact(_only(path, sorted(path.glob(f"*{_MODEL}"))))
+    models = sorted(path.glob(f"*{_MODEL}"))
+    # Of several, one that has a manifest is meant: the others may be what it was made from.
+    return find_artifact(_only(path, [each for each in models if manifest_path(each).exists()] or models))
 
 
 def prove(
