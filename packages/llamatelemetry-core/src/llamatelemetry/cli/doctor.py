@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from llamatelemetry.cli import checks
+from llamatelemetry.cli import checks, store_checks
 from llamatelemetry.cli.output import (
     MARKS,
     console,
@@ -82,6 +82,7 @@ def examine(environ: Mapping[str, str]) -> Sections:
             "Settings": [*wrong, *checks.check_settings(settings)],
             "GPU": gpu_checks(environ),
             "Plugins": checks.check_plugins(plugins.reports, settings),
+            "Artifacts": store_checks.checks(),
             "Deployments": deployment_checks(),
             **contributed,
         }

@@ -27,6 +27,10 @@ class Offer:
 _LLAMACPP: Final = Offer(
     distribution="llamatelemetry-llamacpp", command="pip install 'llamatelemetry-llamacpp[embedded]'"
 )
+_QUANTIZATION: Final = Offer(
+    distribution="llamatelemetry-quantization", command="pip install llamatelemetry-quantization"
+)
+_UNSLOTH: Final = Offer(distribution="llamatelemetry-unsloth", command="pip install 'llamatelemetry-unsloth[peft]'")
 _TRANSFORMERS: Final = Offer(
     distribution="llamatelemetry-transformers", command="pip install llamatelemetry-transformers"
 )
@@ -35,6 +39,11 @@ OFFERS: Final[Mapping[tuple[str, str], Offer]] = {
     ("backend", "llamacpp"): _LLAMACPP,
     ("command", "run"): _LLAMACPP,
     ("command", "demo"): _LLAMACPP,
+    ("command", "adapter"): _UNSLOTH,
+    **{("command", name): _QUANTIZATION for name in ("export-gguf", "imatrix", "nf4", "quality", "quantize")},
+    ("stage", "deploy"): _LLAMACPP,
+    **{("stage", name): _QUANTIZATION for name in ("compare", "export_gguf", "imatrix", "quantize", "validate")},
+    **{("stage", name): _UNSLOTH for name in ("finetune", "merge_lora")},
     ("model reader", "gguf"): _LLAMACPP,
     ("model reader", "huggingface"): _TRANSFORMERS,
 }
