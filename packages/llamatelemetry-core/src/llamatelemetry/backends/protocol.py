@@ -309,6 +309,19 @@ class EndExplaining(Protocol):
 
 
 @runtime_checkable
+class HealthReporting(Protocol):
+    """A backend of a server, which can be asked how it is without being opened."""
+
+    def unhealthy(self, timeout_s: float) -> str:
+        """Why the server takes no requests at this moment, in words; empty where it does. Never raises.
+
+        Args:
+            timeout_s: Longest wait for a connection, and again for an answer, in seconds.
+        """
+        ...
+
+
+@runtime_checkable
 class CacheReporting(Protocol):
     """A backend that counts the pages of its own KV cache, so that nobody has to estimate them."""
 

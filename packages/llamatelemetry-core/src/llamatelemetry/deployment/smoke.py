@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from llamatelemetry.backends.protocol import Backend, Restartable
+from llamatelemetry.backends.protocol import Backend, HealthReporting
 from llamatelemetry.backends.request import InferenceRequest, SamplingParams
 from llamatelemetry.errors import LlamatelemetryError, SmokeTestError
 from llamatelemetry.inference.engine import InferenceEngine
@@ -76,14 +76,13 @@ def unhealthy(url: str, *, backend: str, timeout_s: float = 2.0) -> str:
     Args:
         url: The server's base URL.
         backend: Name of the backend that speaks to it.
-        timeout_s: Seconds that it may take to say that it is ready.
+        timeout_s: Longest wait for a connection, and again for an answer, in seconds.
     """
-    options: dict[str, Any] = {"server_url": url, "sha256": False, "startup_timeout_s": timeout_s}
     try:
-        speaker: Backend = load_plugins().resolve_backend(backend)(**options)
-        with closing(speaker):
-            speaker.open()
-            alive = speaker.alive() if isinstance(speaker, Restartable) else True
+        made: Callable[..., Backend] = load_plugins().resolve_backend(backend)
+        speaker = made(server_url=url)
     except LlamatelemetryError as error:
         return str(error)
-    return "" if alive else f"the server at {url} does not answer"
+    if not isinstance(speaker, HealthReporting):
+        return f"backend {backend!r} cannot tell whether its server serves"
+    return speaker.unhealthy(timeout_s)

