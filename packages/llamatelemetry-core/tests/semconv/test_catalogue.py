@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from llamatelemetry.semconv import deployment, gpu, hw, pipeline, profiles, server_metrics, torch_memory
+from llamatelemetry.semconv import deployment, gpu, hw, model_load, pipeline, profiles, server_metrics, torch_memory
 from llamatelemetry.semconv.catalogue import ALL_PROFILES, AttributeEntry, InstrumentEntry, catalogue, instruments
 
 
@@ -15,6 +15,7 @@ def test_the_catalogue_has_every_attribute_that_any_span_can_carry():
         ("pipeline", pipeline.PIPELINE),
         ("stage", (*pipeline.STAGE, *gpu.GPU_SECTION)),
         ("step", pipeline.STEP),
+        ("model_load", (*model_load.MODEL_LOAD, *gpu.GPU_SECTION)),
         ("deploy", deployment.DEPLOY),
         ("deploy_step", deployment.DEPLOY_STEPS),
         ("resource", gpu.GPU_RESOURCE),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llamatelemetry import sdk
-from llamatelemetry.errors import InvalidValueError, ModelFileError, NotSupportedError
+from llamatelemetry.errors import MissingDependencyError, ModelFileError, NotSupportedError
 from llamatelemetry.pipeline import Pipeline
 from llamatelemetry.semconv.model_load import MODEL_LOAD_SPAN
 from llamatelemetry.testing.emitted import spans_from_otlp_json
@@ -126,8 +126,8 @@ def test_its_own_export_is_refused_before_it_fetches_anything(base, commands, tm
     assert not (tmp_path / "out").exists()
 
 
-def test_sixteen_bits_in_place_of_the_four_that_were_asked_for_are_an_error(base):
-    with pytest.raises(InvalidValueError, match="pip install bitsandbytes"):
+def test_four_bits_without_bitsandbytes_are_an_error_and_not_sixteen(base):
+    with pytest.raises(MissingDependencyError, match="pip install bitsandbytes"):
         load_model(base, load_in_4bit=True)
 
 

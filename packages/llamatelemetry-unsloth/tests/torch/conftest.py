@@ -41,10 +41,11 @@ def lines(tmp_path_factory) -> Path:
 def learn(base, lines) -> Callable[..., Path]:
     """Trains an adapter on them for twelve steps; gives its folder."""
 
-    def run(folder: Path, **changed: Any) -> Path:
+    def run(folder: Path, *, load_in_4bit: bool = False, **changed: Any) -> Path:
         told = {"steps": 12, "learning_rate": 2e-2, "batch_size": 4, "sequence_length": 48, "seed": 7} | changed
         lora = LoraSettings(rank=4, alpha=8)
-        return finetune(base, lines, folder, engine="peft", lora=lora, training=TrainingSettings(**told))
+        training = TrainingSettings(**told)
+        return finetune(base, lines, folder, engine="peft", lora=lora, training=training, load_in_4bit=load_in_4bit)
 
     return run
 

@@ -99,7 +99,8 @@ class FinetuneStage:
         Raises:
             MissingDependencyError: Something of it is not installed; carries the command that installs it.
         """
-        return versions_of(self._engine, f"the stage finetune with engine={self._engine!r}")
+        needed_for = f"the stage finetune with engine={self._engine!r}"
+        return versions_of(self._engine, needed_for, load_in_4bit=self._load_in_4bit)
 
     def run(self, context: StageContext) -> Mapping[str, Path]:
         """Trains; steps are its progress."""

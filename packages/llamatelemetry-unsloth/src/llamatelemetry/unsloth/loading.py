@@ -17,7 +17,7 @@ from llamatelemetry.semconv.model_load import MODEL_LOAD_SPAN, ModelLoadFacts, m
 from llamatelemetry.unsloth.environment import refuse_its_export
 from llamatelemetry.unsloth.failures import explained_loading
 from llamatelemetry.unsloth.quiet import without_bars, without_prints
-from llamatelemetry.unsloth.runtime import Runtime, import_runtime
+from llamatelemetry.unsloth.runtime import Runtime, import_runtime, versions_of
 from llamatelemetry.unsloth.settings import Engine, check_engine
 
 __all__ = ["LoadedModel", "load_model"]
@@ -72,7 +72,9 @@ def load_model(
         OutOfMemoryError: It does not fit.
     """
     check_engine(engine)
-    runtime = import_runtime(engine, f"training with engine={engine!r}")
+    needed_for = f"training with engine={engine!r}"
+    versions_of(engine, needed_for, load_in_4bit=load_in_4bit)
+    runtime = import_runtime(engine, needed_for)
     name = os.fspath(source)
     wanted: dict[str, Any] = dict(options)
     if Path(name).is_dir():
@@ -99,7 +101,7 @@ def load_model(
             tokenizer = runtime.transformers.AutoTokenizer.from_pretrained(name, **wanted)
         if load_in_4bit and getattr(model.config, "quantization_config", None) is None:
             # unsloth takes 16 bits where bitsandbytes does not work, and only prints that it does.
-            fix = "bitsandbytes does not work here: install it with `pip install bitsandbytes`, or leave this out"
+            fix = "bitsandbytes does not work on this machine; leave this out"
             raise InvalidValueError("load_in_4bit", load_in_4bit, fix)
         trace.get_current_span().set_attributes(model_load_attributes(_described(facts, model)))
     return LoadedModel(model=model, tokenizer=tokenizer, engine=engine, runtime=runtime)

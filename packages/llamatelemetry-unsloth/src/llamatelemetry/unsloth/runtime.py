@@ -23,9 +23,11 @@ __all__ = ["PEFT_COMMAND", "UNSLOTH_COMMAND", "Runtime", "import_runtime", "inst
 PEFT_COMMAND: Final = "pip install 'llamatelemetry-unsloth[peft]'"
 UNSLOTH_COMMAND: Final = "pip install 'llamatelemetry-unsloth[unsloth]'"
 """Install what each engine takes."""
+_FOUR_BITS: Final = "bitsandbytes"
 
 LEAST: Final[Mapping[str, tuple[int, int]]] = {
     "accelerate": (1, 1),
+    "bitsandbytes": (0, 46),
     "peft": (0, 18),
     "torch": (2, 6),
     "transformers": (5, 0),
@@ -73,8 +75,13 @@ def import_runtime(engine: Engine, needed_for: str) -> Runtime:
     return Runtime(**modules)
 
 
-def versions_of(engine: Engine, needed_for: str) -> dict[str, str]:
+def versions_of(engine: Engine, needed_for: str, *, load_in_4bit: bool = False) -> dict[str, str]:
     """Names of what an engine takes to the versions that are installed, which nothing is imported for.
+
+    Args:
+        engine: The engine.
+        needed_for: What it is for, for the error.
+        load_in_4bit: With what loading in four bits takes.
 
     Raises:
         MissingDependencyError: Something is not installed or too old; carries the command that installs it.
@@ -83,8 +90,9 @@ def versions_of(engine: Engine, needed_for: str) -> dict[str, str]:
     if engine == "unsloth" and installed_version("unsloth") is None:
         command = f'{command}, or ask for engine="peft"'
     found = {}
-    for name in _packages(engine):
+    for name in (*_packages(engine), *([_FOUR_BITS] if load_in_4bit else [])):
         installed = installed_version(name)
+        command = f"pip install {name}" if name == _FOUR_BITS else command
         least = ".".join(map(str, LEAST[name]))
         if installed is None:
             raise MissingDependencyError(needed_for, name, command)
