@@ -13,6 +13,7 @@ import llamatelemetry
 
 PUBLIC = {
     "AsyncInferenceStream",
+    "Deployment",
     "EngineStats",
     "InferenceEngine",
     "InferenceRequest",
@@ -28,6 +29,7 @@ PUBLIC = {
     "SchedulerConfig",
     "Settings",
     "Stage",
+    "deploy",
     "flush",
     "gpu_section",
     "init",

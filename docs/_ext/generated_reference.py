@@ -144,6 +144,15 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.bench.intervals",
         "llamatelemetry.bench.stage",
     ),
+    "Deploying": (
+        "llamatelemetry.deployment.deploying",
+        "llamatelemetry.deployment.stopping",
+        "llamatelemetry.deployment.standing",
+        "llamatelemetry.deployment.record",
+        "llamatelemetry.deployment.processes",
+        "llamatelemetry.deployment.stage",
+        "llamatelemetry.distributed.host_memory",
+    ),
     "Artifacts": (
         "llamatelemetry.artifacts.files",
         "llamatelemetry.artifacts.manifest",

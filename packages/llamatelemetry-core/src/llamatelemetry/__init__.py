@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from llamatelemetry.backends.request import InferenceRequest as InferenceRequest
     from llamatelemetry.backends.request import SamplingParams as SamplingParams
     from llamatelemetry.config import Settings as Settings
+    from llamatelemetry.deployment.deploying import deploy as deploy
+    from llamatelemetry.deployment.record import Deployment as Deployment
     from llamatelemetry.errors import LlamatelemetryError as LlamatelemetryError
     from llamatelemetry.gpu.section import gpu_section as gpu_section
     from llamatelemetry.inference.engine import InferenceEngine as InferenceEngine
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 else:
     _HOMES = {
         "AsyncInferenceStream": "inference.stream",
+        "Deployment": "deployment.record",
         "EngineStats": "inference.live",
         "InferenceEngine": "inference.engine",
         "InferenceRequest": "backends.request",
@@ -50,6 +53,7 @@ else:
         "SchedulerConfig": "inference.policy",
         "Settings": "config",
         "Stage": "pipeline.stage",
+        "deploy": "deployment.deploying",
         "flush": "sdk",
         "gpu_section": "gpu.section",
         "init": "sdk",
