@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from llamatelemetry.quantization.converting import ConvertedModel as ConvertedModel
     from llamatelemetry.quantization.converting import ConvertProgress as ConvertProgress
     from llamatelemetry.quantization.converting import convert as convert
+    from llamatelemetry.quantization.dynamic.budget import Budget as Budget
+    from llamatelemetry.quantization.dynamic.choosing import DynamicModel as DynamicModel
+    from llamatelemetry.quantization.dynamic.choosing import DynamicProgress as DynamicProgress
+    from llamatelemetry.quantization.dynamic.choosing import quantize_dynamic as quantize_dynamic
+    from llamatelemetry.quantization.dynamic_stage import DynamicStage as DynamicStage
     from llamatelemetry.quantization.evaluation.importance import ImportanceProgress as ImportanceProgress
     from llamatelemetry.quantization.evaluation.importance import measure_importance as measure_importance
     from llamatelemetry.quantization.evaluation.intervals import Estimate as Estimate
@@ -41,6 +46,11 @@ if TYPE_CHECKING:
     from llamatelemetry.quantization.variants import VariantTable as VariantTable
 else:
     _HOMES = {
+        "Budget": "dynamic.budget",
+        "DynamicModel": "dynamic.choosing",
+        "DynamicProgress": "dynamic.choosing",
+        "quantize_dynamic": "dynamic.choosing",
+        "DynamicStage": "dynamic_stage",
         "measure_importance": "evaluation.importance",
         "ImportanceProgress": "evaluation.importance",
         "ImatrixStage": "imatrix_stage",

@@ -9,6 +9,11 @@ from llamatelemetry.plugins import Registry, hookimpl
 def register_commands(group: Registry) -> None:
     """The verbs that make GGUF files."""
     group.add(
+        "dynamic",
+        "llamatelemetry.quantization.dynamic_cli:dynamic",
+        summary="Make a GGUF model smaller with the types that hurt it least.",
+    )
+    group.add(
         "export-gguf",
         "llamatelemetry.quantization.export_cli:export_gguf",
         summary="Make a GGUF file of a Hugging Face checkpoint.",
@@ -38,6 +43,11 @@ def register_pipeline_stages(registry: Registry) -> None:
         "compare",
         "llamatelemetry.quantization.compare_stage:CompareStage",
         summary="Puts reports on several models side by side.",
+    )
+    registry.add(
+        "dynamic",
+        "llamatelemetry.quantization.dynamic_stage:DynamicStage",
+        summary="Makes a GGUF model smaller with the types that hurt it least.",
     )
     registry.add(
         "export_gguf",

@@ -71,12 +71,7 @@ class LlamaProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            # Without the first, llama.cpp starts a debugger on itself when it aborts.
-            env={
-                **os.environ,
-                "GGML_NO_BACKTRACE": "1",
-                "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            },
+            env=_environment(),
             # Ctrl-C in the terminal is for the application, which ends the child.
             start_new_session=True,
         )
@@ -166,3 +161,14 @@ class LlamaProcess:
         size = self._log.seek(0, os.SEEK_END)
         self._log.seek(max(0, size - _LOG_BYTES))
         return tuple(self._log.read().decode(errors="replace").splitlines()[-_LOG_LINES:])
+
+
+def _environment() -> dict[str, str]:
+    return {
+        # Threads that wait by spinning slow each other down many times where something else runs too.
+        "OMP_WAIT_POLICY": "passive",
+        **os.environ,
+        # Without it, llama.cpp starts a debugger on itself when it aborts.
+        "GGML_NO_BACKTRACE": "1",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import pytest
+
+from llamatelemetry.errors import InvalidValueError
+from llamatelemetry.llama.model_files import demo_model
+from llamatelemetry.quantization import Budget, measure_quality, quantize, quantize_dynamic
+from llamatelemetry.quantization.testing import write_small_model
+
+TEXT = "A text of a few words, which is all that a model of random weights needs to know. " * 3
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory):
+    """A small model, a text, and a file of what was tried on it."""
+    folder = tmp_path_factory.mktemp("dynamic")
+    (folder / "text.txt").write_text(TEXT)
+    write_small_model(folder / "model.gguf", blocks=2, tied=True)
+    return folder
+
+
+@pytest.fixture
+def choose(room):
+    """Makes a model of it under a budget."""
+
+    def make(name="made.gguf", **given):
+        settings = {"text": room / "text.txt", "context": 64, "windows": 2, "bands": 1, "threads": 1}
+        settings |= {"cache": room / "trials.json"}
+        budget = Budget(**{key: given.pop(key) for key in list(given) if key in Budget.__slots__})
+        return quantize_dynamic(room / "model.gguf", room / name, budget=budget, **settings | given)
+
+    return make
+
+
+def test_the_file_is_no_larger_than_the_mix_and_closer_to_its_parent(room, choose):
+    uniform = quantize(room / "model.gguf", room / "uniform.gguf", file_type="Q4_K_M", threads=1)
+    seen = []
+
+    made = choose(like="Q4_K_M", on_progress=seen.append)
+
+    assert made.model.size_bytes <= uniform.size_bytes
+    assert len({group.type for group in made.groups}) > 1
+    assert (seen[0].done, seen[-1].done, seen[-1].total) == (1, len(seen), len(seen))
+    assert made.trials == len(seen) + 1
+    settings = {"text": room / "text.txt", "context": 64, "windows": 2, "threads": 2}
+    ours, theirs = (
+        measure_quality(room / name, room / "model.gguf", **settings).comparison.divergence.value
+        for name in ("made.gguf", "uniform.gguf")
+    )
+    assert ours < theirs
+    # What the result says of the file is what is measured of it.
+    assert made.measured == pytest.approx(ours, rel=1e-6)
+    assert made.predicted == pytest.approx(sum(group.divergence for group in made.groups))
+    assert 0.3 < made.measured / made.predicted < 3
+
+
+def test_what_was_tried_is_not_tried_again(choose):
+    choose(like="Q4_K_M")
+
+    assert choose(like="Q4_K_M").trials == 0
+    # Another budget takes a trial of what is chosen, and none of the groups.
+    assert choose(bits_per_weight=6).trials == 1
+
+
+def test_a_larger_budget_is_used_and_leaves_less_to_lose(choose):
+    made = [choose(bits_per_weight=bits) for bits in (4, 5, 6.5)]
+
+    for each, bits in zip(made, (4, 5, 6.5), strict=True):
+        assert 0.93 * bits < each.model.bits_per_weight <= bits
+    measured = [each.measured for each in made]
+    assert measured == sorted(measured, reverse=True)
+
+
+def test_a_budget_of_quality_is_kept_and_not_by_much_too_large_a_file(choose):
+    reached = choose(bits_per_weight=5).measured
+
+    made = choose(max_divergence=reached)
+
+    assert made.measured <= reached
+    assert made.model.bits_per_weight < 5.5
+
+
+def test_budgets_that_cannot_be_met_are_refused(choose, room):
+    with pytest.raises(InvalidValueError, match="the smallest of these types take"):
+        choose(size_bytes=1000, name="none.gguf")
+    with pytest.raises(InvalidValueError, match="the largest of these types reach"):
+        choose(max_divergence=1e-12, name="none.gguf")
+    assert not (room / "none.gguf").exists()
+
+
+def test_a_model_that_was_quantized_before_is_refused(tmp_path):
+    with pytest.raises(InvalidValueError, match="quantized already"):
+        quantize_dynamic(demo_model(), tmp_path / "made.gguf", budget=Budget(like="Q4_K_M"))
+
+
+def test_nothing_is_left_when_it_is_stopped(room, tmp_path):
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    before = set(room.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        quantize_dynamic(
+            room / "model.gguf",
+            tmp_path / "made.gguf",
+            budget=Budget(like="Q4_0"),
+            text=room / "text.txt",
+            context=64,
+            bands=1,
+            threads=1,
+            on_progress=stop,
+        )
+    assert list(tmp_path.iterdir()) == []
+    assert set(room.iterdir()) == before
