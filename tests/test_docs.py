@@ -31,6 +31,7 @@ EXECUTED = (
     "docs/quickstart.md",
     "docs/scheduling.md",
     "docs/topology.md",
+    "docs/unsloth.md",
     "packages/llamatelemetry-core/README.md",
     "packages/llamatelemetry-llamacpp/README.md",
     "packages/llamatelemetry-quantization/README.md",

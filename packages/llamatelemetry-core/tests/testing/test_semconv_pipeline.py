@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from llamatelemetry.semconv.model_load import MODEL_LOAD_SPAN, ModelLoadFacts, model_load_attributes
 from llamatelemetry.semconv.pipeline import (
     STEP_EVENT,
     PipelineFacts,
@@ -41,12 +42,18 @@ STAGE = span(
 )
 
 
+LOAD = span(
+    MODEL_LOAD_SPAN,
+    model_load_attributes(ModelLoadFacts(engine="peft", source="SmolLM2", sequence_length=128, parameters=135_000_000)),
+)
+
+
 def with_attributes(what: EmittedSpan, **more: Any) -> EmittedSpan:
     return replace(what, attributes={**what.attributes, **{name.replace("__", "."): more[name] for name in more}})
 
 
 def test_a_run_and_a_stage_as_the_tables_have_them_pass():
-    assert violations_of_spans([RUN, STAGE], ["gen_ai", "llm"]) == []
+    assert violations_of_spans([RUN, STAGE, LOAD], ["gen_ai", "llm"]) == []
 
 
 def test_what_gpus_did_is_allowed_on_a_stage_and_not_on_a_run():
@@ -58,6 +65,8 @@ def test_what_gpus_did_is_allowed_on_a_stage_and_not_on_a_run():
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
+        (replace(LOAD, attributes={"llamatelemetry.load.source": "a"}), "load.engine is required"),
+        (with_attributes(LOAD, llamatelemetry__load__unheard_of=1), "no table of these profiles has"),
         (replace(RUN, name="road"), "the name is not pipeline and the pipeline's"),
         (replace(STAGE, name="pipeline road"), "the name is not the stage's"),
         (replace(STAGE, kind="CLIENT"), "kind is CLIENT"),

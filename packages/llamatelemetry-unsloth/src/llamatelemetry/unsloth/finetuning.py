@@ -16,6 +16,7 @@ from llamatelemetry.unsloth.lora import add_adapter, save_adapter
 from llamatelemetry.unsloth.settings import Engine, LoraSettings, TrainingSettings
 from llamatelemetry.unsloth.tokens import TokenizedExamples
 from llamatelemetry.unsloth.training import train
+from llamatelemetry.unsloth.whole_folder import check_free
 
 __all__ = ["finetune"]
 
@@ -39,7 +40,7 @@ def finetune(
     Args:
         base: Folder of the base model, as transformers saves it.
         dataset: A JSONL file; see :mod:`llamatelemetry.unsloth.dataset`.
-        folder: Where the adapter goes; it is made.
+        folder: Where the adapter goes; it appears when it is whole.
         engine: ``unsloth``, or ``peft`` for PEFT as it is.
         lora: Shape of the adapter.
         training: How it is trained.
@@ -50,11 +51,13 @@ def finetune(
     Raises:
         MissingDependencyError: What the engine takes is not installed; carries the command that installs it.
         ModelFileError: The base model or the dataset is not there, or cannot be read.
-        InvalidValueError: A line of the dataset is no example, a target is not in the model, or training diverged.
+        InvalidValueError: A line of the dataset is no example, a target is not in the model, training diverged, or
+            something is at the place of the folder.
         OutOfMemoryError: It does not fit.
     """
     lora, training = lora or LoraSettings(), training or TrainingSettings()
     base, folder = Path(base), Path(folder)
+    check_free(folder)
     check_checkpoint(base)
     for _ in read_examples(Path(dataset)):
         break  # What is no dataset is known before seconds go into importing and loading.

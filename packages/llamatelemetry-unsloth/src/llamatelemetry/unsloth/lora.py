@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from llamatelemetry.unsloth.environment import refuse_its_export
 from llamatelemetry.unsloth.loading import LoadedModel
 from llamatelemetry.unsloth.quiet import without_prints
 from llamatelemetry.unsloth.settings import LoraSettings
+from llamatelemetry.unsloth.whole_folder import whole_folder
 
 __all__ = ["add_adapter", "save_adapter"]
 
@@ -55,23 +57,28 @@ def add_adapter(loaded: LoadedModel, lora: LoraSettings, *, seed: int, gradient_
         return runtime.peft.get_peft_model(model, runtime.peft.LoraConfig(**shape, task_type="CAUSAL_LM"))
 
 
-def save_adapter(model: Any, folder: Path, *, base_model: str) -> Path:
+def save_adapter(model: Any, folder: str | os.PathLike[str], *, base_model: str) -> Path:
     """Writes a trained adapter, the same bytes for the same adapter on any machine.
 
     Args:
         model: What was trained.
-        folder: Where to; it is made.
+        folder: Where to; it appears when it is whole.
         base_model: What the adapter calls the model it belongs to, in place of a folder of this machine.
+
+    Raises:
+        InvalidValueError: Something is there already.
     """
-    with without_prints():
-        model.save_pretrained(folder)
-    (folder / "README.md").unlink(missing_ok=True)
-    config = json.loads((folder / CONFIG).read_text())
-    config["base_model_name_or_path"] = base_model
-    # A set to PEFT, in the order of this process.
-    if isinstance(config["target_modules"], list):
-        config["target_modules"].sort()
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    folder = Path(folder)
+    with whole_folder(folder) as partial:
+        with without_prints():
+            model.save_pretrained(partial)
+        (partial / "README.md").unlink(missing_ok=True)
+        config = json.loads((partial / CONFIG).read_text())
+        config["base_model_name_or_path"] = base_model
+        # A set to PEFT, in the order of this process.
+        if isinstance(config["target_modules"], list):
+            config["target_modules"].sort()
+        (partial / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     return folder
 
 

@@ -19,6 +19,7 @@ from llamatelemetry.unsloth.checkpoint import check_mergeable, copy_tokenizer
 from llamatelemetry.unsloth.failures import explained_loading, first_line
 from llamatelemetry.unsloth.quiet import without_bars, without_prints
 from llamatelemetry.unsloth.runtime import Runtime, import_runtime
+from llamatelemetry.unsloth.whole_folder import check_free, whole_folder
 
 __all__ = ["DTYPES", "MergedModel", "merge_adapter"]
 
@@ -56,12 +57,13 @@ def merge_adapter(
     Args:
         base: Folder of the base model in 16 bits or more.
         adapter: Folder of the adapter.
-        folder: Where the merged model goes; it is made. The tokenizer is the base model's, byte for byte.
+        folder: Where the merged model goes; it appears when it is whole. The tokenizer is the base model's, byte for
+            byte.
         dtype: One of :data:`DTYPES`.
         on_progress: Told of layers: how many are merged, of how many.
 
     Raises:
-        InvalidValueError: There is no such dtype.
+        InvalidValueError: There is no such dtype, or something is at the place of the folder.
         MissingDependencyError: PEFT, transformers or torch is not installed; carries the command that installs them.
         QuantizedBaseError: The base model is quantized; says what to give instead.
         ModelFileError: The base model or the adapter cannot be read, or they do not belong together.
@@ -70,6 +72,7 @@ def merge_adapter(
     if dtype not in DTYPES:
         raise InvalidValueError("dtype", dtype, f"give one of {', '.join(DTYPES)}")
     base, folder = Path(base), Path(folder)
+    check_free(folder)
     check_mergeable(base)
     found = read_adapter(adapter)
     runtime = import_runtime("peft", "merging an adapter")
@@ -80,9 +83,9 @@ def merge_adapter(
     with without_prints(), explained_loading(found.path):
         wrapped = runtime.peft.PeftModel.from_pretrained(model, str(found.path))
     merged = _merged(runtime, wrapped, found, on_progress)
-    with without_prints(), without_bars(runtime.transformers):
-        merged.save_pretrained(folder)
-    copy_tokenizer(base, folder)
+    with whole_folder(folder) as partial, without_prints(), without_bars(runtime.transformers):
+        merged.save_pretrained(partial)
+        copy_tokenizer(base, partial)
     return MergedModel(
         path=folder,
         adapter=found,
