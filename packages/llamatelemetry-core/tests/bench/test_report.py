@@ -32,7 +32,7 @@ class Watched(EchoBackend):
 
     def stream(self, request, placement):
         with self._counting:
-            self.asked.append(request.prompt)
+            self.asked.append(request.prompt or request.messages[0]["content"])
             self.at_once += 1
             self.most = max(self.most, self.at_once)
         for item in super().stream(request, placement):
@@ -42,12 +42,12 @@ class Watched(EchoBackend):
             yield item
 
 
-@pytest.mark.parametrize("concurrency", [1, 3])
-def test_no_more_are_in_flight_than_the_load_says_and_each_prompt_is_new(concurrency):
+@pytest.mark.parametrize(("concurrency", "chat"), [(1, True), (3, False)])
+def test_no_more_are_in_flight_than_the_load_says_and_each_prompt_is_new(concurrency, chat):
     backend = Watched(script=EchoScript(prefill_s=0.005), slots=8)
     seen = []
     with InferenceEngine(backend) as engine:
-        load = Load(rounds=2, concurrency=concurrency, warmup=1)
+        load = Load(rounds=2, concurrency=concurrency, warmup=1, chat=chat)
         sent = send(engine, load, on_progress=lambda *told: seen.append(told))
 
     assert len(sent.results) == load.requests == 2 * len(DEFAULT_PROMPTS)

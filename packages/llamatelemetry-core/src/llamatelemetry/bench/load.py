@@ -39,6 +39,8 @@ class Load:
         concurrency: Requests in flight at once, at most.
         max_tokens: Tokens to generate for each.
         warmup: Requests before those that count.
+        chat: Whether prompts are sent as chat messages: a model that was taught to chat may have nothing to add to
+            raw text, and end at once. False sends them as they are.
     """
 
     prompts: Sequence[str] = field(default=DEFAULT_PROMPTS)
@@ -46,6 +48,7 @@ class Load:
     concurrency: int = 1
     max_tokens: int = 32
     warmup: int = 1
+    chat: bool = True
 
     def __post_init__(self) -> None:
         """Checks every field.
@@ -127,4 +130,5 @@ def send(
 
 
 def _request(text: str, load: Load) -> InferenceRequest:
-    return InferenceRequest(prompt=text, max_tokens=load.max_tokens, sampling=SamplingParams(temperature=0), seed=1)
+    question = {"messages": [{"role": "user", "content": text}]} if load.chat else {"prompt": text}
+    return InferenceRequest(**question, max_tokens=load.max_tokens, sampling=SamplingParams(temperature=0), seed=1)

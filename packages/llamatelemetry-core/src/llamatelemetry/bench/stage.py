@@ -31,6 +31,7 @@ class BenchmarkStage:
         concurrency: Requests in flight at once, at most.
         max_tokens: Tokens to generate for each.
         warmup: Requests before those that count.
+        chat: Whether prompts are sent as chat messages, or as they are.
 
     Raises:
         InvalidValueError: An argument cannot be used.
@@ -51,6 +52,7 @@ class BenchmarkStage:
         concurrency: int = 1,
         max_tokens: int = 32,
         warmup: int = 1,
+        chat: bool = True,
     ) -> None:
         self._load = Load(
             prompts=DEFAULT_PROMPTS if prompts is None else prompts,
@@ -58,6 +60,7 @@ class BenchmarkStage:
             concurrency=concurrency,
             max_tokens=max_tokens,
             warmup=warmup,
+            chat=chat,
         )
         self.parameters: Mapping[str, Any] = {
             "backend": backend,
@@ -67,6 +70,7 @@ class BenchmarkStage:
             "concurrency": concurrency,
             "max_tokens": max_tokens,
             "warmup": warmup,
+            "chat": chat,
         }
 
     @property
