@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 
 from llamatelemetry.artifacts.files import create_manifest, write_manifest
@@ -18,18 +20,16 @@ from llamatelemetry.deployment.state import deployment_names
 from llamatelemetry.llama.model_files import demo_model
 
 _ORIGIN = ArtifactOrigin(stage="quantize", run_id="run-7", trace_id="0af7" * 8, span_id="b7ad" * 4)
-# What is changed in SmolLM2: a letter of its name, and a tensor's, which llama.cpp then does not find.
-_CHANGES = {
-    "first": (b"Mix1 Ep2", b"Mix1 Ep2"),
-    "second": (b"Mix1 Ep2", b"Mix1 Ep3"),
-    "broken": (b"output_norm.weight", b"output_nork.weight"),
-}
+_LAYERS = 2
+# What is changed in the first: a letter of its name, and a tensor's name, which llama.cpp then does not find.
+_CHANGES = {"second": (b"Mix1 Ep2", b"Mix1 Ep3"), "broken": (b"output_norm.weight", b"output_nork.weight")}
 
 
 @dataclass(frozen=True)
 class Models:
-    """SmolLM2 three times, each file with its manifest: two that load, and one that llama.cpp refuses."""
+    """SmolLM2 whole and cut to its first layers, each file with its manifest; llama.cpp refuses the broken one."""
 
+    whole: Path
     first: Path
     second: Path
     broken: Path
@@ -39,12 +39,30 @@ class Models:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     """The files; whoever changes one changes it back."""
     folder = tmp_path_factory.mktemp("models")
-    whole = demo_model().read_bytes()
+    found = Models(**{each.name: folder / f"{each.name}.gguf" for each in fields(Models)})
+    shutil.copyfile(demo_model(), found.whole)
+    _cut(demo_model(), found.first)
     for name, (old, new) in _CHANGES.items():
-        path = folder / f"{name}.gguf"
-        path.write_bytes(whole.replace(old, new, 1))
+        (folder / f"{name}.gguf").write_bytes(found.first.read_bytes().replace(old, new, 1))
+    for path in sorted(folder.iterdir()):
         write_manifest(create_manifest(path, kind="gguf", origin=_ORIGIN), path)
-    return Models(**{name: folder / f"{name}.gguf" for name in _CHANGES})
+    return found
+
+
+def _cut(model: Path, path: Path) -> None:
+    """A model of the first layers alone, which loads and answers in no time."""
+    source, made = gguf.GGUFReader(model), gguf.GGUFWriter(path, "llama")
+    for key in source.fields.values():
+        if not key.name.startswith("GGUF.") and key.name != "general.architecture":
+            value = _LAYERS if key.name == "llama.block_count" else key.contents()
+            made.add_key_value(key.name, value, key.types[0], key.types[-1] if len(key.types) > 1 else None)
+    for tensor in source.tensors:
+        if not tensor.name.startswith("blk.") or int(tensor.name.split(".")[1]) < _LAYERS:
+            made.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    made.write_header_to_file()
+    made.write_kv_data_to_file()
+    made.write_tensors_to_file()
+    made.close()
 
 
 @pytest.fixture(scope="session")
@@ -70,9 +88,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def kept(tmp_path_factory: pytest.TempPathFactory, models: Models, options: ServeOptions) -> Iterator[Deployment]:
-    """The first model, deployed as ``kept`` for tests that leave it as it is."""
+    """All of SmolLM2, deployed as ``kept`` for tests that leave it as it is."""
     folder = tmp_path_factory.mktemp("kept")
-    yield deploy(models.first, name="kept", options=options, home=folder)
+    yield deploy(models.whole, name="kept", options=options, home=folder)
     _stop_all(folder)
 
 

@@ -13,7 +13,6 @@ import pytest
 from llamatelemetry.deployment import status
 from llamatelemetry.deployment.stage import DeployStage
 from llamatelemetry.errors import ArtifactTamperedError, DeploymentFailedError, StageFailedError
-from llamatelemetry.llama.model_files import demo_model
 from llamatelemetry.pipeline import Pipeline, Stage
 from llamatelemetry.pipeline.definition import read_definition
 from llamatelemetry.plugins import load_plugins
@@ -21,13 +20,16 @@ from llamatelemetry.testing.semconv import assert_valid_spans
 from llamatelemetry.testing.stage_contract import StageContract
 
 
-@pytest.mark.usefixtures("home")
 class TestDeployStage(StageContract):
+    @pytest.fixture(autouse=True)
+    def _given(self, home: Path, models) -> None:
+        self._model = models.first
+
     def make_stage(self) -> Stage:
         return DeployStage("chat", context_length=256, slots=1, threads=1)
 
     def make_inputs(self, folder: Path) -> Mapping[str, Path]:
-        return {"model": demo_model()}
+        return {"model": self._model}
 
 
 DEFINITION = """

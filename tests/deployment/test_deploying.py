@@ -29,7 +29,7 @@ def test_a_deployment_answers_and_says_where_it_came_from(kept, kept_home: Path,
     assert now.uptime_s > 0
     assert now.deployment == kept
     assert served(kept.url) == (kept.sha256, 2)
-    assert (kept.artifact, kept.standing, kept.model) == (models.first.resolve(), "verified", "first")
+    assert (kept.artifact, kept.standing, kept.model) == (models.whole.resolve(), "verified", "whole")
     assert (kept.run_id, kept.trace_id, kept.span_id) == (origin.run_id, origin.trace_id, origin.span_id)
     assert kept.needs["host"] > kept.artifact.stat().st_size
 
