@@ -55,7 +55,7 @@ TORCH_TESTS = (
 )
 UNSLOTH_TESTS = ("packages/llamatelemetry-unsloth/tests/engine",)
 LLAMA_CPP_TESTS = ("packages/llamatelemetry-llamacpp/tests/llama/test_instrument_llama_cpp.py",)
-TORCH_BENCHMARKS = {"instrumentation_overhead", "transformers_batching"}
+TORCH_BENCHMARKS = {"instrumentation_overhead", "nf4", "transformers_batching"}
 
 # Imports that must break a contract of pyproject.toml: the contract, the module that gets the line, the line.
 VIOLATIONS = (
