@@ -66,9 +66,11 @@ class Shelf:
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith(("LLAMATELEMETRY_", "OTEL_"))
         }
+        # What is deployed on this machine is nobody's problem here.
+        ours = {"PYTHONPATH": str(self.folder), "COLUMNS": "100", "XDG_STATE_HOME": str(self.folder / "state")}
         return subprocess.Popen(
             [sys.executable, *command],
-            env={**inherited, "PYTHONPATH": str(self.folder), "COLUMNS": "100", **(env or {})},
+            env={**inherited, **ours, **(env or {})},
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 from pynvml import NVML_ERROR_LIB_RM_VERSION_MISMATCH
 
+from llamatelemetry.deployment.processes import ProcessRef
+from llamatelemetry.deployment.record import Deployment
+from llamatelemetry.deployment.state import DeploymentFolder, Ending
 from llamatelemetry.testing.nvml_stub import LAPTOP, TESLA_T4_X2, NvmlStub
 
 # What the llama.cpp plugin finds depends on the machine's CPU; its own tests judge that.
@@ -218,3 +221,30 @@ def test_sixty_columns_are_enough(shelf: Any, env: dict[str, str]) -> None:
     assert max(map(len, done.stdout.splitlines())) <= 60
     assert done.stdout.endswith("Everything is fine.\n")
     assert "\x1b" not in done.stdout
+
+
+def test_a_deployment_that_died_is_an_error_and_one_that_was_stopped_is_none(shelf: Any, tmp_path: Path) -> None:
+    env = {"LLAMATELEMETRY_HOME": str(tmp_path / "home")}
+    folder = DeploymentFolder("chat", tmp_path / "home")
+    with folder.locked():
+        folder.note(
+            Deployment(
+                name="chat",
+                id="one",
+                artifact=Path("/models/m.gguf"),
+                sha256="a" * 64,
+                standing="verified",
+                model="m",
+                url="http://127.0.0.1:1",
+                port=1,
+                supervisor=ProcessRef(pid=1, started="another boot:1"),
+                log=Path("/logs/one.log"),
+                started_ns=5,
+            )
+        )
+    check = examined(shelf, env, 1)["checks"]["chat"]
+    assert (check["section"], check["state"]) == ("Deployments", "error")
+    assert "is dead: its supervisor, process 1, is gone" in check["detail"]
+    assert "llamatelemetry deploy stop --name chat" in check["fix"]
+    folder.note_end("one", Ending(reason="it was stopped", wanted=True, ended_ns=1))
+    assert "chat" not in examined(shelf, env, 0)["checks"]

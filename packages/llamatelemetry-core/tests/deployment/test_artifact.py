@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from llamatelemetry.artifacts.files import create_manifest, manifest_path, write_manifest
+from llamatelemetry.artifacts.signing import sign_artifact
 from llamatelemetry.artifacts.store import ArtifactStore
 from llamatelemetry.deployment.artifact import find_artifact, prove
 from llamatelemetry.errors import (
@@ -95,3 +98,17 @@ def test_what_was_deployed_before_has_to_be_the_same(model: Path) -> None:
 def test_a_signature_that_is_wanted_and_not_there_is_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(SignatureError, match="there is no signature"):
         prove(find_artifact(model), public_key=tmp_path / "key.pem")
+
+
+def test_what_a_keys_owner_signed_is_told_apart_and_another_key_is_refused(model: Path, tmp_path: Path) -> None:
+    private, public, other = (tmp_path / f"{name}.pem" for name in ("private", "public", "other"))
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    form = serialization.PrivateFormat.PKCS8
+    private.write_bytes(keys[0].private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
+    for path, key in ((public, keys[0]), (other, keys[1])):
+        form_of_public = serialization.PublicFormat.SubjectPublicKeyInfo
+        path.write_bytes(key.public_key().public_bytes(serialization.Encoding.PEM, form_of_public))
+    sign_artifact(model, private_key=private)
+    assert prove(find_artifact(model), public_key=public).standing == "signed"
+    with pytest.raises(SignatureError):
+        prove(find_artifact(model), public_key=other)
