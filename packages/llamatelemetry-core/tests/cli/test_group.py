@@ -111,4 +111,4 @@ def test_run_of_a_disabled_plugin_says_that_it_is_disabled(shelf: Any) -> None:
 
 def test_shell_completion_offers_verbs(bare: VerbGroup) -> None:
     offered = bare.shell_complete(click.Context(bare), "d")
-    assert [item.value for item in offered] == ["doctor"]
+    assert [item.value for item in offered] == ["deploy", "doctor"]

@@ -12,7 +12,7 @@ from llamatelemetry.deployment.record import DEFAULT_NAME, Deployment
 from llamatelemetry.deployment.smoke import unhealthy
 from llamatelemetry.deployment.state import DeploymentFolder, deployment_names
 
-State = Literal["serving", "unhealthy", "dead", "stopped"]
+DeploymentState = Literal["serving", "unhealthy", "dead", "stopped"]
 """``serving``: it answers. ``unhealthy``: its processes are there and it does not answer. ``dead``: it ended, and
 nobody asked for that. ``stopped``: somebody did."""
 
@@ -29,7 +29,7 @@ class DeploymentStatus:
     """
 
     deployment: Deployment
-    state: State
+    state: DeploymentState
     problem: str = ""
     uptime_s: float | None = None
 
