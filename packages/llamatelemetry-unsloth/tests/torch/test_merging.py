@@ -126,6 +126,13 @@ def test_an_adapter_of_another_model_is_refused_by_the_layer_that_is_missing(bas
     assert not (tmp_path / "merged").exists()
 
 
+def test_weights_that_its_configuration_does_not_name_are_not_passed_over(base, tmp_path):
+    adapter = write_small_adapter(tmp_path / "lora", target_modules=["q_proj"])
+
+    with pytest.raises(ModelFileError, match=r"v_proj, which its own configuration has not"):
+        merge_adapter(base, adapter, tmp_path / "merged")
+
+
 def test_an_adapter_of_other_sizes_is_refused(base, tmp_path):
     adapter = write_small_adapter(tmp_path / "lora", layers={"model.layers.0.self_attn.q_proj": (32, 32)})
 

@@ -12,14 +12,15 @@ from typing import Any, Final
 from llamatelemetry.errors import ModelFileError
 from llamatelemetry.unsloth.untrusted_files import StoredTensor, read_object, read_tensors
 
-__all__ = ["CONFIG", "WEIGHTS", "Adapter", "read_adapter"]
+__all__ = ["CONFIG", "PREFIX", "WEIGHTS", "Adapter", "read_adapter"]
 
 CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
 _PICKLE: Final = "adapter_model.bin"
 _A: Final = (".lora_A.weight", ".lora_embedding_A")
 _B: Final = (".lora_B.weight", ".lora_embedding_B")
-_PREFIX: Final = "base_model.model."
+PREFIX: Final = "base_model.model."
+"""What PEFT puts before the names of a model's layers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +129,7 @@ def _layers(path: Path, tensors: Sequence[StoredTensor]) -> tuple[str, ...]:
             other = shapes.get(stem + second, ())
             if len(shape) != 2 or len(other) != 2 or shape[0] != other[1]:
                 raise ModelFileError(path, f"is damaged: A and B of {stem!r} have the shapes {shape} and {other}")
-            found.append(stem.removeprefix(_PREFIX))
+            found.append(stem.removeprefix(PREFIX))
     return tuple(found)
 
 

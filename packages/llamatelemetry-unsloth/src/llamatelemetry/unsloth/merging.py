@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from llamatelemetry.errors import InvalidValueError, ModelFileError
-from llamatelemetry.unsloth.adapter import Adapter, read_adapter
+from llamatelemetry.unsloth.adapter import PREFIX, Adapter, read_adapter
 from llamatelemetry.unsloth.checkpoint import check_mergeable, copy_tokenizer
-from llamatelemetry.unsloth.failures import explained_loading, first_line
+from llamatelemetry.unsloth.failures import explained_loading, explained_out_of_memory, first_line
 from llamatelemetry.unsloth.quiet import without_bars, without_prints
 from llamatelemetry.unsloth.runtime import Runtime, import_runtime
 from llamatelemetry.unsloth.whole_folder import check_free, whole_folder
@@ -96,30 +96,37 @@ def merge_adapter(
 
 def _check_fit(adapter: Adapter, model: Any) -> None:
     """Holds an adapter to be of this model, of which PEFT would pass over what it does not find."""
-    there = dict(model.named_modules())
-    for name in adapter.layers:
-        layer = there.get(name)
-        if layer is None:
-            base = adapter.base_model or "another model"
-            raise ModelFileError(adapter.path, f"has weights for {name}, which this model has not: it is of {base}")
+    there = {name for name, _ in model.named_modules()}
+    if missing := [name for name in adapter.layers if name not in there]:
+        of = adapter.base_model or "another model"
+        raise ModelFileError(adapter.path, f"has weights for {missing[0]}, which this model has not: it is of {of}")
 
 
 def _merged(runtime: Runtime, wrapped: Any, adapter: Adapter, on_progress: Callable[[int, int], None] | None) -> Any:
-    tuners = runtime.peft.tuners.tuners_utils
-    layers = [each for each in wrapped.modules() if isinstance(each, tuners.BaseTunerLayer)]
-    for number, layer in enumerate(layers, start=1):
-        weight = layer.get_base_layer().weight
-        stored = weight.dtype
-        weight.data = weight.data.float()
-        try:
-            layer.merge(safe_merge=True)
-        except ValueError as error:
-            reason = f"cannot be merged: {first_line(error)} Train it again, with a lower learning rate"
-            raise ModelFileError(adapter.path, reason) from error
-        layer.get_base_layer().weight.data = layer.get_base_layer().weight.data.to(stored)
-        if on_progress is not None:
-            on_progress(number, len(layers))
+    kind = runtime.peft.tuners.tuners_utils.BaseTunerLayer
+    layers = {name.removeprefix(PREFIX): each for name, each in wrapped.named_modules() if isinstance(each, kind)}
+    if left := [name for name in adapter.layers if name not in layers]:
+        told = f"has weights for {left[0]}, which its own configuration has not among its targets"
+        raise ModelFileError(adapter.path, f"{told}. Fetch or train it again")
+    with explained_out_of_memory("while an adapter was merged", "free what else holds memory"):
+        for number, layer in enumerate(layers.values(), start=1):
+            _merge_layer(layer, adapter)
+            if on_progress is not None:
+                on_progress(number, len(layers))
     with warnings.catch_warnings():
         # What is left is to take the adapter's layers off, and PEFT says that of each.
         warnings.filterwarnings("ignore", message="All adapters are already merged")
         return wrapped.merge_and_unload()
+
+
+def _merge_layer(layer: Any, adapter: Adapter) -> None:
+    weight = layer.get_base_layer().weight
+    stored = weight.dtype
+    weight.data = weight.data.float()
+    try:
+        layer.merge(safe_merge=True)
+    except ValueError as error:
+        reason = f"cannot be merged: {first_line(error)} Train it again, with a lower learning rate"
+        raise ModelFileError(adapter.path, reason) from error
+    merged = layer.get_base_layer().weight
+    merged.data = merged.data.to(stored)
