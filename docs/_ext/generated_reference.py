@@ -65,6 +65,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.unsloth.dataset",
         "llamatelemetry.unsloth.loading",
         "llamatelemetry.unsloth.lora",
+        "llamatelemetry.unsloth.runtime",
         "llamatelemetry.unsloth.merging",
         "llamatelemetry.unsloth.adapter",
         "llamatelemetry.unsloth.finetune_stage",

@@ -17,7 +17,7 @@ from llamatelemetry.semconv.model_load import MODEL_LOAD_SPAN, ModelLoadFacts, m
 from llamatelemetry.unsloth.environment import refuse_its_export
 from llamatelemetry.unsloth.failures import explained_loading
 from llamatelemetry.unsloth.quiet import without_bars, without_prints
-from llamatelemetry.unsloth.runtime import Runtime, import_runtime, versions_of
+from llamatelemetry.unsloth.runtime import Libraries, import_runtime, versions_of
 from llamatelemetry.unsloth.settings import Engine, check_engine
 
 __all__ = ["LoadedModel", "load_model"]
@@ -37,7 +37,7 @@ class LoadedModel:
     model: Any
     tokenizer: Any
     engine: Engine
-    runtime: Runtime
+    runtime: Libraries
 
 
 def load_model(
@@ -107,7 +107,9 @@ def load_model(
     return LoadedModel(model=model, tokenizer=tokenizer, engine=engine, runtime=runtime)
 
 
-def _by_transformers(runtime: Runtime, name: str, *, load_in_4bit: bool, dtype: Any, options: Mapping[str, Any]) -> Any:
+def _by_transformers(
+    runtime: Libraries, name: str, *, load_in_4bit: bool, dtype: Any, options: Mapping[str, Any]
+) -> Any:
     torch, transformers = runtime.torch, runtime.transformers
     has_gpu = torch.cuda.is_available()
     if dtype is None:

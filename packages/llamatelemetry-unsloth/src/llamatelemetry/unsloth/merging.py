@@ -18,7 +18,7 @@ from llamatelemetry.unsloth.adapter import PREFIX, Adapter, read_adapter
 from llamatelemetry.unsloth.checkpoint import check_mergeable, copy_tokenizer
 from llamatelemetry.unsloth.failures import explained_loading, explained_out_of_memory, first_line
 from llamatelemetry.unsloth.quiet import without_bars, without_prints
-from llamatelemetry.unsloth.runtime import Runtime, import_runtime
+from llamatelemetry.unsloth.runtime import Libraries, import_runtime
 from llamatelemetry.unsloth.whole_folder import check_free, whole_folder
 
 __all__ = ["DTYPES", "MergedModel", "merge_adapter"]
@@ -102,7 +102,7 @@ def _check_fit(adapter: Adapter, model: Any) -> None:
         raise ModelFileError(adapter.path, f"has weights for {missing[0]}, which this model has not: it is of {of}")
 
 
-def _merged(runtime: Runtime, wrapped: Any, adapter: Adapter, on_progress: Callable[[int, int], None] | None) -> Any:
+def _merged(runtime: Libraries, wrapped: Any, adapter: Adapter, on_progress: Callable[[int, int], None] | None) -> Any:
     kind = runtime.peft.tuners.tuners_utils.BaseTunerLayer
     layers = {name.removeprefix(PREFIX): each for name, each in wrapped.named_modules() if isinstance(each, kind)}
     if left := [name for name in adapter.layers if name not in layers]:

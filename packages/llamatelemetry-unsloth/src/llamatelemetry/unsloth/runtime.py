@@ -18,7 +18,7 @@ from llamatelemetry.unsloth.environment import tame_unsloth
 from llamatelemetry.unsloth.quiet import without_prints
 from llamatelemetry.unsloth.settings import Engine
 
-__all__ = ["PEFT_COMMAND", "UNSLOTH_COMMAND", "Runtime", "import_runtime", "installed_version", "versions_of"]
+__all__ = ["PEFT_COMMAND", "UNSLOTH_COMMAND", "Libraries", "import_runtime", "installed_version", "versions_of"]
 
 PEFT_COMMAND: Final = "pip install 'llamatelemetry-unsloth[peft]'"
 UNSLOTH_COMMAND: Final = "pip install 'llamatelemetry-unsloth[unsloth]'"
@@ -39,7 +39,7 @@ _UNSLOTH: Final = ("unsloth", *_PEFT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Runtime:
+class Libraries:
     """Modules to train and merge with.
 
     Attributes:
@@ -55,7 +55,7 @@ class Runtime:
     unsloth: Any = None
 
 
-def import_runtime(engine: Engine, needed_for: str) -> Runtime:
+def import_runtime(engine: Engine, needed_for: str) -> Libraries:
     """Imports what an engine takes, which takes seconds the first time.
 
     Args:
@@ -72,7 +72,7 @@ def import_runtime(engine: Engine, needed_for: str) -> Runtime:
     with without_prints():
         modules = {name: _imported(name) for name in _packages(engine)}
     del modules["accelerate"]
-    return Runtime(**modules)
+    return Libraries(**modules)
 
 
 def versions_of(engine: Engine, needed_for: str, *, load_in_4bit: bool = False) -> dict[str, str]:
