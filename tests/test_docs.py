@@ -27,6 +27,7 @@ EXECUTED = (
     "docs/pipeline.md",
     "docs/placement.md",
     "docs/plugins.md",
+    "docs/quality.md",
     "docs/quantization.md",
     "docs/quickstart.md",
     "docs/scheduling.md",
