@@ -446,3 +446,4 @@ def test_what_does_not_hold_any_more_is_made_again_though_all_of_it_is_there(tmp
         assert stage.runs == runs
     assert [each.state for each in run.record.stages] == ["ran"]
     assert news[-1].message == "its server ended"
+    assert run.record.stages[0].damage == ("its server ended",)

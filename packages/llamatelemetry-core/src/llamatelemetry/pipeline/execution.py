@@ -92,7 +92,7 @@ class Attempt:
         recipe: All that decides the outcome.
         outputs: What it made, or what was there.
         reused: It was not run.
-        damage: What was there and is not what it was.
+        damage: What was there and is not what it was, or does not hold any more.
         trace: Its span; None before it has one.
     """
 
@@ -117,13 +117,13 @@ class Attempt:
         begun_ns = place.tracer.clock.monotonic_ns()
         place.tell("started")
         kept = look_up(place.store, self.recipe, place.tell_hashed)
-        self.damage = kept.damage
-        for problem in kept.damage:
-            _log.warning("stage %s is run again: %s", place.node.id, problem)
         lapsed = _lapsed(place.node.stage, kept.outputs)
+        self.damage = (*kept.damage, *lapsed)
+        for problem in self.damage:
+            _log.warning("stage %s is run again: %s", place.node.id, problem)
         if kept.outputs is None or lapsed:
             self._run()
-            place.tell("finished", message="; ".join([*kept.damage, *lapsed]))
+            place.tell("finished", message="; ".join(self.damage))
         else:
             self._reuse(kept.outputs, begun_ns)
             place.tell("reused")

@@ -42,7 +42,8 @@ class StageOutcome:
         span_id: Its span, 16 digits.
         error_type: What kind of error ended it.
         error: The error in words.
-        damage: Outcomes of earlier runs that were there and are not what they were, so that they were made anew.
+        damage: Outcomes of earlier runs that were there and are not what they were, or do not hold any more, so
+            that they were made anew.
     """
 
     id: str
