@@ -111,3 +111,28 @@ def test_nothing_is_left_when_it_is_stopped(room, tmp_path):
         )
     assert list(tmp_path.iterdir()) == []
     assert set(room.iterdir()) == before
+
+
+@pytest.mark.timeout(400)
+def test_smollm_loses_less_than_in_the_mix_of_that_size_on_a_text_held_out(tmp_path):
+    parent = quantize(demo_model(), tmp_path / "f16.gguf", file_type="F16", allow_requantize=True).path
+    uniform = quantize(parent, tmp_path / "uniform.gguf", file_type="Q4_K_M")
+
+    made = quantize_dynamic(
+        parent,
+        tmp_path / "made.gguf",
+        budget=Budget(like="Q4_K_M"),
+        types=("Q4_K", "Q6_K"),
+        bands=1,
+        context=64,
+        windows=2,
+        threads=2,
+    )
+
+    assert made.model.size_bytes <= uniform.size_bytes
+    # Trials are on the other text that ships.
+    ours, theirs = (
+        measure_quality(each.path, parent, context=64, windows=4, threads=2).comparison.divergence.value
+        for each in (made.model, uniform)
+    )
+    assert ours < theirs

@@ -2,8 +2,8 @@
 
 Each type is tried on each group alone, with all else as in the parent, and how far the model then is from the
 parent is measured. What is chosen is best as long as those divergences add up, which they do to first order for
-small errors that are independent of each other: so works HAWQ-V2 (Z. Dong and others, 2020, section 3), there
-with second derivatives in place of measured values. The chosen model is measured too, and how far the sum was
+small errors that are independent of each other: so works HAWQ-V2 (Z. Dong and others, 2020), there with
+second derivatives in place of measured values. The chosen model is measured too, and how far the sum was
 off is part of the result; under a budget of quality, what was off is corrected for.
 """
 

@@ -2,9 +2,9 @@
 
 Tokens of one window share their text, so their losses are not independent and the spread of tokens promises
 too much. Windows are taken as the units instead, each with its own mean, as clustered standard errors and
-batch means do: E. Miller, "Adding Error Bars to Evals", 2024 (arXiv 2411.00640), sections 2.2 and 4; A. Law,
-"Simulation Modeling and Analysis", section 9.5. What two models lose on the same window is compared window by
-window, which takes the text's own spread out.
+batch means do: E. Miller, "Adding Error Bars to Evals", 2024 (arXiv 2411.00640), on clustered errors and on
+paired differences; A. Law, "Simulation Modeling and Analysis", on batch means. What two models lose on the same
+window is compared window by window, which takes the text's own spread out.
 """
 
 from __future__ import annotations
