@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -114,6 +115,25 @@ def test_a_model_that_llama_cpp_does_not_load_leaves_nothing_where_nothing_was(h
     assert "output_norm" in str(told.value)
     assert told.value.rollback == "none"
     assert supervisors(home) == []
+
+
+def test_what_cannot_be_rolled_back_to_is_told_and_is_dead_afterwards(
+    home: Path, models, options, tmp_path: Path, gone
+) -> None:
+    model = tmp_path / "mine.gguf"
+    shutil.copyfile(models.first, model)
+    made = deploy(model, name="chat", options=options, allow_unverified=True)
+    with model.open("r+b") as file:
+        file.seek(2**20)
+        file.write(b"changed while it was served")
+    with pytest.raises(DeploymentFailedError, match="Nothing serves under this name") as told:
+        deploy(models.broken, name="chat", options=options)
+    assert told.value.rollback == "failed"
+    assert "mine.gguf has the SHA-256" in str(told.value)
+    gone(made)
+    now = status("chat")
+    assert now.state == "dead"
+    assert "made room for another" in now.problem
 
 
 def test_a_killed_server_and_a_killed_supervisor_are_told_and_leave_nothing(home: Path, models, options, gone) -> None:

@@ -29,7 +29,7 @@ from llamatelemetry.errors import (
 )
 
 _log: Final = logging.getLogger(__name__)
-_LOST: Final = "it made room for another that failed, and could not be started again"
+_LOST: Final = "it made room for another that is not there, and was not started again"
 Rollback = Literal["none", "kept", "restarted", "failed"]
 
 
@@ -83,6 +83,8 @@ class _Attempt:
             with trace.doing("stop"):
                 self._stopped_before = True
                 stop_server(self._folder, before, clock=order.clock)
+                # Nobody wanted it gone for good: should this process be killed now, that is what is found.
+                self._note_lost(before)
         candidate = self._candidate = self._trial(self._id, order.options, proved, placed, port)
         with trace.doing("start") as step:
             serving = candidate.start()
@@ -176,9 +178,12 @@ class _Attempt:
             with self._trace.doing("roll_back"):
                 again = self._restart(before)
         except LlamatelemetryError as error:
-            self._folder.note_end(before.id, Ending(reason=_LOST, wanted=False, ended_ns=self._order.clock.time_ns()))
+            self._note_lost(before)
             return "failed", "", f"{what} could not be started again: {error}. Nothing serves under this name"
         return "restarted", again.url, f"Rolled back: {what} serves again at {again.url}"
+
+    def _note_lost(self, before: Deployment) -> None:
+        self._folder.note_end(before.id, Ending(reason=_LOST, wanted=False, ended_ns=self._order.clock.time_ns()))
 
     def _restart(self, before: Deployment) -> Deployment:
         """Starts the one before again, if its file is still what it was."""
