@@ -66,3 +66,8 @@ def test_numbers_that_are_not_finite_are_named(tmp_path):
         measure_checkpoint(folder)
     with safe_open(path, "np") as file:
         assert np.isnan(file.get_tensor(name)[0, 0])
+
+
+def test_a_device_that_is_not_here_is_one_line(tmp_path, capsys):
+    assert run(["nf4", str(write_small_checkpoint(tmp_path / "small")), "--device", "cuda:99"]) == 1
+    assert capsys.readouterr().err.startswith("Error: device='cuda:99' is not valid: give one that this torch can use")

@@ -155,6 +155,10 @@ def test_a_model_that_is_one_layer_or_not_loaded_is_told_so():
     ]
 
 
+FIVE_BLOCKS = ("lm_head", r"layers\.([5-9]|\d\d)\.")
+"""What is skipped, so that of thirty blocks the first five are quantized, which shows as much and takes seconds."""
+
+
 def test_smollm2_drifts_little_and_less_in_nf4_than_in_fp4(smollm):
     _, model, tokenizer = smollm
     tokens = tokenizer("The capital of France is Paris, and the capital of Italy is Rome.", return_tensors="pt")
@@ -163,11 +167,12 @@ def test_smollm2_drifts_little_and_less_in_nf4_than_in_fp4(smollm):
     drift = {}
     for name in ("nf4", "fp4"):
         changed = copy.deepcopy(model)
-        made = quantize_linears(changed, FourBit(name=name))
+        made = quantize_linears(changed, FourBit(name=name), skip=FIVE_BLOCKS)
         with torch.no_grad():
             after = torch.log_softmax(changed(**tokens).logits[0], -1)
         drift[name] = float((before.exp() * (before - after)).sum(-1).mean())
-        assert made.size_bytes < 0.32 * made.size_before_bytes
+        assert len(made.layers) == 5 * 7
+        assert made.loss.bits_per_weight == pytest.approx(4.127, abs=0.001)
 
     print(f"\nmean KL divergence of SmolLM2's next token, in nats: {drift}")  # noqa: T201
     # Every weight of the file was in four bits before, of another kind.

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from reference import VALUES, blocks, nearest
 
 from llamatelemetry.errors import InvalidValueError
-from llamatelemetry.quantization.nf4 import FourBit, dequantize_tensor, measure_loss, quantize_tensor
+from llamatelemetry.quantization.nf4 import FourBit, dequantize_tensor, measure_loss, quantize_linears, quantize_tensor
 from llamatelemetry.quantization.nf4.formats import BLOCK_SIZES
 
 NAMES = ("nf4", "fp4")
@@ -123,3 +123,11 @@ def test_what_has_no_four_bits_is_refused():
         FourBit(block_size=48)
     with pytest.raises(InvalidValueError, match="'nf4' or 'fp4'"):
         FourBit(name="int4")
+
+
+@pytest.mark.parametrize("device", ["meta", "no such device", "cuda:99"])
+def test_a_device_that_is_not_here_is_refused(device):
+    with pytest.raises(InvalidValueError, match="give one that this torch can use"):
+        quantize_tensor(torch.ones(4), device=device)
+    with pytest.raises(InvalidValueError, match="device"):
+        quantize_linears(torch.nn.Sequential(torch.nn.Linear(4, 4)), device=device)

@@ -15,7 +15,7 @@ from llamatelemetry.quantization.conversion.checkpoint import open_checkpoint
 from llamatelemetry.quantization.conversion.safetensors_header import StoredTensor
 from llamatelemetry.quantization.nf4.formats import DEFAULT_SKIP, FourBit, skip_patterns
 from llamatelemetry.quantization.nf4.losses import Loss, TensorLoss, measure_loss, sum_of
-from llamatelemetry.quantization.nf4.runtime import load_bitsandbytes, load_torch
+from llamatelemetry.quantization.nf4.runtime import load_bitsandbytes, load_torch, usable_device
 from llamatelemetry.quantization.nf4.tensors import dequantize_tensor, quantize_tensor
 
 __all__ = ["CheckpointLoss", "CheckpointProgress", "measure_checkpoint"]
@@ -98,14 +98,14 @@ def measure_checkpoint(
         MissingDependencyError: torch or bitsandbytes is not installed; carries the command that installs both.
     """
     load_bitsandbytes()
-    chosen, patterns = four_bit or FourBit(), skip_patterns(skip)
+    chosen, patterns, place = four_bit or FourBit(), skip_patterns(skip), usable_device(device)
     with open_checkpoint(Path(folder)) as checkpoint:
         taken = {each.name: each for each in checkpoint.tensors if _is_taken(each, patterns)}
         kept = [each for each in checkpoint.tensors if each.name not in taken]
         total, done = sum(each.size_bytes for each in taken.values()), 0
         losses = []
         for stored in taken.values():
-            losses.append(_measured(stored, checkpoint.files[stored.path], chosen, device))
+            losses.append(_measured(stored, checkpoint.files[stored.path], chosen, place))
             done += stored.size_bytes
             if on_progress is not None:
                 on_progress(CheckpointProgress(done_bytes=done, total_bytes=total, tensor=stored.name))

@@ -10,7 +10,7 @@ from typing import Any
 from llamatelemetry.errors import InvalidValueError
 from llamatelemetry.quantization.nf4.formats import DEFAULT_SKIP, FourBit, skip_patterns
 from llamatelemetry.quantization.nf4.losses import Loss, TensorLoss, measure_loss, sum_of
-from llamatelemetry.quantization.nf4.runtime import load_bitsandbytes, load_torch
+from llamatelemetry.quantization.nf4.runtime import load_bitsandbytes, load_torch, usable_device
 from llamatelemetry.quantization.nf4.tensors import stored_bytes
 
 __all__ = ["FourBitModel", "quantize_linears", "restore_linears"]
@@ -66,6 +66,7 @@ def quantize_linears(
     """
     torch, bitsandbytes = load_torch(), load_bitsandbytes()
     chosen, patterns = four_bit or FourBit(), skip_patterns(skip)
+    place = None if device is None else usable_device(device)
     before = _size_bytes(model)
     uses = Counter(id(each) for module in model.modules() for each in module.parameters(recurse=False))
     taken: dict[str, Any] = {}
@@ -87,7 +88,7 @@ def quantize_linears(
             taken[name] = layer
     layers = []
     for name, layer in taken.items():
-        new = _four_bit_layer(bitsandbytes, layer, chosen, compute_dtype, device)
+        new = _four_bit_layer(bitsandbytes, layer, chosen, compute_dtype, place)
         loss = measure_loss(
             layer.weight.to(new.weight.device), _numbers(bitsandbytes, new), size_bytes=_weight_bytes(new.weight)
         )

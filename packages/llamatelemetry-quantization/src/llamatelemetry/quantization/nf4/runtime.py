@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 from itertools import takewhile
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
-from llamatelemetry.errors import MissingDependencyError
+from llamatelemetry.errors import InvalidValueError, MissingDependencyError
 
-__all__ = ["INSTALL_COMMAND", "load_bitsandbytes", "load_torch"]
+__all__ = ["INSTALL_COMMAND", "load_bitsandbytes", "load_torch", "usable_device"]
 
 INSTALL_COMMAND: Final = "pip install 'llamatelemetry-quantization[nf4]'"
 """Installs both."""
@@ -37,6 +37,28 @@ def load_bitsandbytes() -> ModuleType:
     """
     load_torch()
     return _load("bitsandbytes", _LEAST_BITSANDBYTES)
+
+
+def usable_device(device: Any) -> Any:
+    """A device as torch has it, once something was put there.
+
+    Args:
+        device: A ``torch.device``, or what one is made of, for example ``cuda``.
+
+    Raises:
+        InvalidValueError: There is none of that name here, or nothing can be computed on it.
+        MissingDependencyError: torch is not installed.
+    """
+    torch, fix = load_torch(), "give one that this torch can use, such as 'cpu'"
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found)
+    except Exception as error:  # Without CUDA it is any of three kinds, depending on the call.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidValueError("device", str(device), f"{fix}: {reason}") from error
+    if found.type == "meta":
+        raise InvalidValueError("device", str(device), f"{fix}: nothing is stored on this one")
+    return found
 
 
 def _load(name: str, least: tuple[int, int]) -> ModuleType:

@@ -8,7 +8,7 @@ from typing import Any
 
 from llamatelemetry.errors import InvalidValueError
 from llamatelemetry.quantization.nf4.formats import FourBit
-from llamatelemetry.quantization.nf4.runtime import load_bitsandbytes, load_torch
+from llamatelemetry.quantization.nf4.runtime import load_bitsandbytes, load_torch, usable_device
 
 __all__ = ["FourBitTensor", "dequantize_tensor", "quantize_tensor", "stored_bytes"]
 
@@ -54,14 +54,14 @@ def quantize_tensor(tensor: Any, four_bit: FourBit | None = None, *, device: Any
         device: Where to compute and to keep it, for example ``cuda``; where the tensor is where None.
 
     Raises:
-        InvalidValueError: The tensor has another type, or numbers that are not finite.
+        InvalidValueError: The tensor has another type, or numbers that are not finite; or there is no such device.
         MissingDependencyError: torch or bitsandbytes is not installed; carries the command that installs both.
     """
     torch, functional = load_torch(), load_bitsandbytes().functional
     chosen = four_bit or FourBit()
     if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise InvalidValueError("tensor", str(tensor.dtype), "give float32, float16 or bfloat16")
-    there = tensor.detach().to(tensor.device if device is None else device).contiguous()
+    there = tensor.detach().to(tensor.device if device is None else usable_device(device)).contiguous()
     if not torch.isfinite(there).all():
         raise InvalidValueError("tensor", "not finite", "look for an overflow: NaN and infinity have no four bits")
     packed, state = functional.quantize_4bit(
