@@ -14,7 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from llamatelemetry.pipeline.definition import read_definition
 from llamatelemetry.plugins import load_plugins
 from llamatelemetry.quantization.small_checkpoints import write_small_checkpoint
+from llamatelemetry.unsloth.dataset import read_examples
 
+EXAMPLE = Path(__file__).parents[4] / "examples" / "road"
 ROAD = """
 [pipeline]
 name = "sums"
@@ -95,3 +97,11 @@ def test_llama_cpp_answers_from_the_exported_file_as_transformers_does_from_the_
     (answer,) = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
     assert json.loads(answer.removeprefix("ANSWER ")) == expected
     assert expected.strip()
+
+
+def test_the_example_of_the_repository_can_be_wired_and_its_dataset_read():
+    told = read_definition(EXAMPLE / "road.toml")
+
+    wires = told.wire(told.build(load_plugins().resolve_stage))
+    assert wires["merge_lora"] == {"base": "inputs.base", "adapter": "finetune.adapter"}
+    assert len(list(read_examples(told.inputs["dataset"]))) == 40
