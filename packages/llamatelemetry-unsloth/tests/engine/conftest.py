@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -12,6 +14,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Before unsloth is imported, which looks for folders in it.
 os.environ["HOME"] = tempfile.mkdtemp(prefix="llamatelemetry-home-")
+atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
 os.environ.pop("XDG_CACHE_HOME", None)
 os.environ.pop("UNSLOTH_AUTO_INSTALL", None)
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llamatelemetry.pipeline.definition import read_definition
 from llamatelemetry.plugins import load_plugins
+from llamatelemetry.quantization import QuantizationPipeline
 from llamatelemetry.quantization.small_checkpoints import write_small_checkpoint
 from llamatelemetry.unsloth.dataset import read_examples
 
@@ -105,3 +106,12 @@ def test_the_example_of_the_repository_can_be_wired_and_its_dataset_read():
     wires = told.wire(told.build(load_plugins().resolve_stage))
     assert wires["merge_lora"] == {"base": "inputs.base", "adapter": "finetune.adapter"}
     assert len(list(read_examples(told.inputs["dataset"]))) == 40
+
+
+def test_a_quantization_pipeline_merges_what_was_trained(base, trained, tmp_path):
+    made = QuantizationPipeline(["Q8_0"], threads=1).run(base, store=tmp_path / "store", adapter=trained)
+
+    assert list(made.models) == ["f16", "q8_0"]
+    assert made.run.record.stages[0].inputs == {"base": "inputs.checkpoint", "adapter": "inputs.adapter"}
+    merged = made.run.artifacts["merge_lora.checkpoint"].manifest
+    assert {parent.role for parent in merged.parents} == {"base", "adapter"}
