@@ -161,7 +161,7 @@ def test_a_listed_plugin_that_does_not_exist_is_a_warning(shelf: Any) -> None:
     check = said["checks"]["LLAMATELEMETRY_DISABLED_PLUGINS"]
     assert (check["state"], check["detail"]) == (
         "warning",
-        "no plugin is named 'lamacpp'; installed: llamacpp, quantization, transformers",
+        "no plugin is named 'lamacpp'; installed: llamacpp, quantization, transformers, unsloth",
     )
 
 

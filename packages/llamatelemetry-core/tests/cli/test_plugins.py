@@ -35,7 +35,8 @@ def test_each_plugin_is_shown_with_its_state_reason_and_fix(shelf: Any) -> None:
         "    named by disabled_plugins (LLAMATELEMETRY_DISABLED_PLUGINS)",
         "",
         "backends  echo, good (good)",
-        "commands  doctor, gpu, manifest, pipeline, plan, plugins, replay, topo",
+        "commands  deploy, doctor, gpu, manifest, pipeline, plan, plugins, replay, topo",
+        "stages  benchmark",
     ]
 
 

@@ -20,6 +20,7 @@ def test_other_distributions_with_broken_metadata_are_nobodys_problem(shelf: Any
         "llamacpp",
         "quantization",
         "transformers",
+        "unsloth",
     ]
 
 

@@ -239,7 +239,7 @@ def test_a_broken_check_is_what_doctor_finds(shelf: Any) -> None:
         answer = {name: [[check.name, check.state, check.detail, check.fix] for check in checks]
                   for name, checks in plugins.checks().items()}
         """,
-        {"LLAMATELEMETRY_DISABLED_PLUGINS": "llamacpp,transformers"},
+        {"LLAMATELEMETRY_DISABLED_PLUGINS": "llamacpp,transformers,unsloth"},
     )
     assert found == {
         "fine": [["lamp", "warning", "dim", "turn it up"]],

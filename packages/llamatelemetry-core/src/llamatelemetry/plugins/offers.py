@@ -40,9 +40,14 @@ OFFERS: Final[Mapping[tuple[str, str], Offer]] = {
     ("command", "run"): _LLAMACPP,
     ("command", "demo"): _LLAMACPP,
     ("command", "adapter"): _UNSLOTH,
-    **{("command", name): _QUANTIZATION for name in ("export-gguf", "imatrix", "nf4", "quality", "quantize")},
+    **{
+        ("command", name): _QUANTIZATION for name in ("dynamic", "export-gguf", "imatrix", "nf4", "quality", "quantize")
+    },
     ("stage", "deploy"): _LLAMACPP,
-    **{("stage", name): _QUANTIZATION for name in ("compare", "export_gguf", "imatrix", "quantize", "validate")},
+    **{
+        ("stage", name): _QUANTIZATION
+        for name in ("compare", "dynamic", "export_gguf", "imatrix", "quantize", "validate")
+    },
     **{("stage", name): _UNSLOTH for name in ("finetune", "merge_lora")},
     ("model reader", "gguf"): _LLAMACPP,
     ("model reader", "huggingface"): _TRANSFORMERS,
