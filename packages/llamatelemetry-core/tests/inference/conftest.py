@@ -108,6 +108,9 @@ class KeptTrace:
     def active(self):
         return nullcontext()
 
+    def finish_later(self, make: Callable[[], FinishedRecord]) -> None:
+        self.finish(make())
+
     def finish(self, record: FinishedRecord) -> None:
         self._records.append(record)
 

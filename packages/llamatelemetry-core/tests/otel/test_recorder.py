@@ -28,6 +28,7 @@ from llamatelemetry.config import Settings
 from llamatelemetry.errors import BackendResponseError, RequestCancelledError
 from llamatelemetry.inference.engine import InferenceEngine
 from llamatelemetry.inference.events import EventRecorder
+from llamatelemetry.inference.observation import Observation, Told
 from llamatelemetry.inference.record import FinishedRecord, KVHold, Opening
 from llamatelemetry.inference.sink import install_sink
 from llamatelemetry.otel.recorder import OUTER_INFERENCE_KEY, Recorder, inside_inference
@@ -641,3 +642,15 @@ def test_an_inference_inside_another_of_ours_has_no_second_span(make_bench):
         engine.generate(InferenceRequest(prompt="one"))
     assert [name for name in running.finished() if name.startswith("text_completion")] == ["text_completion echo"]
     assert not inside_inference()
+
+
+def test_a_span_whose_record_cannot_be_made_ends_all_the_same(
+    make_bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = make_bench()
+    observation = Observation(CHAT, ModelInfo(model="m", provider="echo", in_process=True), bench.recorder)
+    observation.started()
+    observation.finish_later(lambda: Told(request=CHAT, end=1 / 0))  # type: ignore[arg-type]
+    [span] = bench.finished().values()
+    assert span.end_time is not None
+    assert "could not record a request" in caplog.text

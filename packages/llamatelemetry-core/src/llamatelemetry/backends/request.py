@@ -6,7 +6,7 @@ It stands on the backends' floor, below the engine, because a backend is a funct
 from __future__ import annotations
 
 import math
-import uuid
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -132,9 +132,9 @@ class InferenceRequest:
     metadata: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
 
     def __post_init__(self) -> None:
-        questions = {"prompt": self.prompt, "messages": self.messages, "input": self.input}
-        given = [name for name, value in questions.items() if value is not None]
-        if len(given) != 1:
+        if (self.prompt is None) + (self.messages is None) + (self.input is None) != 2:
+            questions = {"prompt": self.prompt, "messages": self.messages, "input": self.input}
+            given = [name for name, value in questions.items() if value is not None]
             raise InvalidRequestError("prompt|messages|input", given, "give exactly one of them")
         if self.prompt is not None and not isinstance(self.prompt, str):
             raise InvalidRequestError("prompt", self.prompt, "give text")
@@ -151,7 +151,7 @@ class InferenceRequest:
         _check_range("logprobs", self.logprobs, 0, math.inf)
         _check_range("deadline_s", self.deadline_s, 0.0, math.inf)
         if not self.request_id:
-            object.__setattr__(self, "request_id", uuid.uuid4().hex)
+            object.__setattr__(self, "request_id", os.urandom(16).hex())
 
     @property
     def operation(self) -> Operation:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
+from dataclasses import replace
 
 from llamatelemetry.backends.protocol import KVReport, ModelInfo, StreamEnd
 from llamatelemetry.backends.request import InferenceRequest
@@ -66,6 +67,10 @@ class EventRecorder:
             submitted_ns=submitted + self._anchor_ns,
             queue_depth=queue_depth,
         )
+
+    def asked(self, request: InferenceRequest) -> None:
+        """Notes what was asked, where that was not known in full when it was."""
+        self.opening = replace(self.opening, request=request)
 
     def queued(self, prompt_tokens: int | None = None) -> None:
         """Notes that the request joins the queue.

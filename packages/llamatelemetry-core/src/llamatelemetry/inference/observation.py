@@ -7,15 +7,36 @@ So a span of ours is the same span whoever ran the model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 from llamatelemetry.backends.protocol import ModelInfo, StreamEnd
 from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.clock import SYSTEM_CLOCK, Clock
 from llamatelemetry.inference.events import EventRecorder
 from llamatelemetry.inference.metering import PendingUse, current_meter
+from llamatelemetry.inference.record import FinishedRecord
 from llamatelemetry.inference.sink import RecordSink, RequestTrace
+
+
+@dataclass(slots=True, kw_only=True)
+class Told:
+    """What is told of an inference after its end.
+
+    Attributes:
+        end: How it ended, and what is counted.
+        request: What was asked, in full.
+        tokens_ns: When tokens came, on the monotonic clock and in order.
+        text: The answer, if content is exported.
+        at_ns: When it ended, where that was before it was seen to end.
+    """
+
+    end: StreamEnd
+    request: InferenceRequest
+    tokens_ns: Iterable[int] = ()
+    text: str = ""
+    at_ns: int | None = None
 
 
 class Observation:
@@ -31,7 +52,7 @@ class Observation:
         clock: Time it is measured on.
     """
 
-    __slots__ = ("_ended", "_hardware", "_recorder", "_trace")
+    __slots__ = ("_ended", "_hardware", "_now", "_recorder", "_trace")
 
     def __init__(
         self,
@@ -43,6 +64,7 @@ class Observation:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._recorder = EventRecorder(request, model, streaming=streaming, queue_depth=0, clock=clock)
+        self._now = clock.monotonic_ns
         self._trace: RequestTrace = sink.begin(self._recorder.opening)
         self._hardware: PendingUse | None = None
         self._ended = False
@@ -105,3 +127,30 @@ class Observation:
             end, text=text, reasoning=reasoning, error=error, hardware=self._hardware, at_ns=at_ns
         )
         self._trace.finish(record)
+
+    def finish_later(self, tell: Callable[[], Told], *, error: BaseException | None = None) -> None:
+        """Ends it now, and leaves it to another thread to find out how: the caller does not wait for that.
+
+        Where hardware is measured it does, because energy is shared by the tokens that there were.
+
+        Args:
+            tell: Finds out. It is kept until then, with all it refers to, and must not look at what the
+                application may change or free meanwhile.
+            error: What went wrong.
+        """
+        if self._ended:
+            return
+        self._ended = True
+        ended_ns, recorder, hardware = self._now(), self._recorder, self._hardware
+
+        def make() -> FinishedRecord:
+            told = tell()
+            recorder.asked(told.request)
+            recorder.tokens_at(told.tokens_ns)
+            at_ns = ended_ns if told.at_ns is None else told.at_ns
+            return recorder.finish(told.end, text=told.text, error=error, hardware=hardware, at_ns=at_ns)
+
+        if hardware is None:
+            self._trace.finish_later(make)
+        else:
+            self._trace.finish(make())

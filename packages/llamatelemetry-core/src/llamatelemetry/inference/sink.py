@@ -6,7 +6,7 @@ recorder; without it records are dropped and results still carry every figure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -40,6 +40,10 @@ class RequestTrace(Protocol):
         """Hands the finished record over; returns at once and never raises."""
         ...
 
+    def finish_later(self, make: Callable[[], FinishedRecord]) -> None:
+        """Hands over what makes the finished record, for whoever wants it to call, once, in a thread of its own."""
+        ...
+
 
 class RecordSink(Protocol):
     """Takes requests as they open. Called in the caller's thread; never raises."""
@@ -70,6 +74,9 @@ class _NoTrace:
         return nullcontext()
 
     def finish(self, record: FinishedRecord) -> None:
+        pass
+
+    def finish_later(self, make: Callable[[], FinishedRecord]) -> None:
         pass
 
 

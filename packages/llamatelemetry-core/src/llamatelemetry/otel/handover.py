@@ -21,7 +21,10 @@ from llamatelemetry.inference.record import FinishedRecord
 
 _log = logging.getLogger(__name__)
 
-_Item = tuple[Span, FinishedRecord]
+LateRecord = FinishedRecord | Callable[[], FinishedRecord]
+"""A record, or what makes it."""
+
+_Item = tuple[Span, LateRecord]
 
 
 class Handover:
@@ -35,7 +38,7 @@ class Handover:
 
     def __init__(
         self,
-        process: Callable[[Span, FinishedRecord], None],
+        process: Callable[[Span, LateRecord], None],
         report_lost: Callable[[int], None],
         limit: int,
     ) -> None:
@@ -51,7 +54,7 @@ class Handover:
         self._begin_anew()
         after_fork(self._begin_anew)
 
-    def put(self, span: Span, record: FinishedRecord) -> None:
+    def put(self, span: Span, record: LateRecord) -> None:
         """Takes a record; never blocks on the recorder and never raises."""
         if self._stopped:
             self._lose((span, record))
@@ -115,7 +118,7 @@ class Handover:
                 self._process(*item)
                 self._tell_lost()
             except Exception:  # noqa: BLE001 - one record that cannot be told must not silence those after it
-                _log.exception("could not record request %s", item[1].opening.request.request_id)
+                _log.exception("could not record a request")
 
     def _tell_lost(self) -> None:
         if (lost := len(self._lost)) > self._reported:

@@ -26,7 +26,7 @@ from llamatelemetry.inference.record import FinishedRecord, Opening
 from llamatelemetry.inference.sink import AttributeValue, RequestTrace, SpanEnricher
 from llamatelemetry.otel.content import Content, TextRedactor, content_of
 from llamatelemetry.otel.facts import attempts_of, facts_of, failure_of, phases_of
-from llamatelemetry.otel.handover import Handover
+from llamatelemetry.otel.handover import Handover, LateRecord
 from llamatelemetry.otel.instruments import Instruments
 from llamatelemetry.otel.nesting import OUTER_INFERENCE_KEY, inside_inference, mark_inside
 from llamatelemetry.semconv.facts import InferenceFacts
@@ -121,7 +121,12 @@ class Recorder:
             enricher.on_start(opening)
         return _Trace(span, self._handover.put)
 
-    def _record(self, span: Span, record: FinishedRecord) -> None:
+    def _record(self, span: Span, late: LateRecord) -> None:
+        try:
+            record = late() if callable(late) else late
+        except Exception:
+            span.end()
+            raise
         context = trace.set_span_in_context(span)
         try:
             recording = span.is_recording()
@@ -174,7 +179,7 @@ class _Trace:
 
     __slots__ = ("_put", "_span", "_span_context")
 
-    def __init__(self, span: Span, put: Callable[[Span, FinishedRecord], None]) -> None:
+    def __init__(self, span: Span, put: Callable[[Span, LateRecord], None]) -> None:
         self._span = span
         self._span_context = span.get_span_context()
         self._put = put
@@ -200,6 +205,9 @@ class _Trace:
     def finish(self, record: FinishedRecord) -> None:
         self._put(self._span, record)
 
+    def finish_later(self, make: Callable[[], FinishedRecord]) -> None:
+        self._put(self._span, make)
+
 
 class Untraced:
     """A request that has no span of its own, inside the span of somebody else's or of none."""
@@ -221,6 +229,9 @@ class Untraced:
 
     def finish(self, record: FinishedRecord) -> None:
         """Records nothing."""
+
+    def finish_later(self, make: Callable[[], FinishedRecord]) -> None:
+        """Likewise."""
 
 
 @lru_cache(maxsize=256)

@@ -39,27 +39,47 @@ class Answer:
         self.reason, self.early = part.reason, part.early
 
 
-def answers_of_steps(
-    steps: Steps,
-    requests: int,
-    prompt_width: int | None,
-    begun_ns: int,
-    returned: Any = None,
-    *,
-    with_ids: bool = False,
-) -> list[Answer] | None:
-    """What a loop that was seen step by step generated.
+@dataclass(slots=True, kw_only=True)
+class Counted:
+    """What was counted of a loop while its sequences were still there as they were generated.
+
+    Attributes:
+        config: The generation configuration that it ran under.
+        lengths: How many tokens a sequence had after each step, its prompt included.
+        moments: When each step was made, in monotonic nanoseconds.
+        start: Tokens that a sequence began with.
+        counts: By sequence, how many tokens it has; None for beams that nobody has chosen from.
+        of_each: Sequences of each request.
+        last_ids: The last token of each request's first sequence.
+        ids: All tokens of it, if they are wanted.
+        has_beams: Whether it searched with beams.
+    """
+
+    config: Any
+    lengths: Sequence[int]
+    moments: list[int]
+    start: int
+    counts: Sequence[int] | None = None
+    of_each: int = 1
+    last_ids: Sequence[int] = ()
+    ids: Sequence[list[int]] = ()
+    has_beams: bool = False
+
+
+def counted(
+    steps: Steps, requests: int, prompt_width: int | None, returned: Any = None, *, with_ids: bool = False
+) -> Counted | None:
+    """Counts what a loop generated that was seen step by step; only this looks at sequences.
 
     Args:
         steps: What was seen.
         requests: How many prompts there were.
         prompt_width: Tokens that a sequence began with, where a step may bring several.
-        begun_ns: When it began, on the monotonic clock.
         returned: The sequences that ``generate`` returned; None where it failed.
         with_ids: Whether the tokens themselves are wanted.
 
     Returns:
-        One answer for each prompt, or None where they cannot be told apart.
+        The counts, or None where requests cannot be told apart.
     """
     config = steps.config
     lengths, moments = steps.read()
@@ -68,8 +88,8 @@ def answers_of_steps(
     start = lengths[0] - 1 if prompt_width is None else prompt_width
     has_beams = (config.num_beams or 1) > 1
     sequences = returned if has_beams else steps.latest
-    if sequences is None:  # Beams that nobody has chosen from.
-        return [Answer(tokens=lengths[-1] - start, moments=list(moments)) for _ in range(requests)]
+    if sequences is None:
+        return Counted(config=config, lengths=lengths, moments=moments, start=start)
     if has_beams:
         # What fills beams up is not always the token that fills up the rest.
         fills = token_ids(config.pad_token_id) | token_ids(config.eos_token_id) | {-1}
@@ -84,19 +104,43 @@ def answers_of_steps(
     if rest or not of_each:
         return None
     firsts = range(0, len(counts), of_each)
+    return Counted(
+        config=config,
+        lengths=lengths,
+        moments=moments,
+        start=start,
+        counts=counts,
+        of_each=of_each,
+        last_ids=_ids_at(sequences, firsts, [start + counts[row] - 1 for row in firsts]),
+        ids=[sequences[row, start : start + counts[row]].tolist() for row in firsts] if with_ids else (),
+        has_beams=has_beams,
+    )
+
+
+def answers_of_steps(loop: Counted, requests: int, begun_ns: int) -> list[Answer]:
+    """What a loop generated, one answer for each prompt.
+
+    Args:
+        loop: What was counted.
+        requests: How many prompts there were.
+        begun_ns: When the generation began, on the monotonic clock.
+    """
+    config, counts, of_each, start = loop.config, loop.counts, loop.of_each, loop.start
+    if counts is None:
+        return [Answer(tokens=loop.lengths[-1] - start, moments=list(loop.moments)) for _ in range(requests)]
     ends = token_ids(config.eos_token_id)
-    last_ids = _ids_at(sequences, firsts, [start + counts[row] - 1 for row in firsts])
-    per_token = _per_token(moments, lengths, start)
+    per_token = _per_token(loop.moments, loop.lengths, start)
     answers = []
-    for row, last_id in zip(firsts, last_ids, strict=True):
-        longest = max(counts[row : row + of_each])
+    for request, last_id in enumerate(loop.last_ids):
+        own = counts[request * of_each : (request + 1) * of_each]
+        longest = max(own)
         answers.append(
             Answer(
-                tokens=sum(counts[row : row + of_each]),
+                tokens=sum(own),
                 moments=per_token[:longest],
-                reason="stop" if last_id in ends else _reason(config, moments, start + counts[row], begun_ns),
-                ids=sequences[row, start : start + counts[row]].tolist() if with_ids else [],
-                early=not has_beams and longest < max(counts),
+                reason="stop" if last_id in ends else _reason(config, loop.moments, start + own[0], begun_ns),
+                ids=loop.ids[request] if loop.ids else [],
+                early=not loop.has_beams and longest < max(counts),
             )
         )
     return answers

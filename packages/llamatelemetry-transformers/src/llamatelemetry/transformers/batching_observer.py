@@ -15,6 +15,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, Final
 
 from llamatelemetry.backends.protocol import FinishReason, StreamEnd, Usage
+from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.clock import SYSTEM_CLOCK
 from llamatelemetry.inference.observation import Observation
 from llamatelemetry.otel.guard import quietly
@@ -22,8 +23,8 @@ from llamatelemetry.otel.instrumentation import InstrumentationSink
 from llamatelemetry.otel.patches import Patches
 from llamatelemetry.transformers.batch_rows import token_ids
 from llamatelemetry.transformers.described_model import describe
-from llamatelemetry.transformers.generate_call import GenerateCall
 from llamatelemetry.transformers.generate_observer import is_untouched
+from llamatelemetry.transformers.generate_settings import GenerateSettings
 
 _FOLDER: Final = "transformers.generation.continuous_batching"
 REQUESTS: Final = f"{_FOLDER}.requests"
@@ -132,8 +133,8 @@ class BatchedRequest:
     def __init__(self, manager: Any, state: Any, sink: InstrumentationSink) -> None:
         own = getattr(state, "logit_processor_kwargs", None) or {}
         answers = 1 + (state.num_children or 0)
-        call = GenerateCall(manager.model, {"generation_config": manager.generation_config, **own})
-        [request] = call.requests([""], max_tokens=state.max_new_tokens, n=answers)
+        asked = {"generation_config": manager.generation_config, **own, "num_return_sequences": answers}
+        request = GenerateSettings(manager.model, asked).request(InferenceRequest(prompt=""), state.max_new_tokens)
         self._observation = Observation(
             request, describe(manager.model), sink, streaming=bool(getattr(state, "streaming", False))
         )

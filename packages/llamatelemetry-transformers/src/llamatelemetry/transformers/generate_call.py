@@ -1,7 +1,6 @@
-"""What a call of ``generate`` asks for: how many prompts, of how many tokens, and with which settings.
+"""What a call of ``generate`` asks for: how many prompts, and of how many tokens.
 
-The settings are looked up in the order in which ``generate`` lets them override one another. Nothing is
-copied, checked or computed on a device before the generation is over: all that could wait.
+Nothing is copied or computed on a device before the generation is over: all that could wait.
 """
 
 from __future__ import annotations
@@ -11,12 +10,13 @@ from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, Final
 
-from llamatelemetry.backends.request import InferenceRequest, SamplingParams
-from llamatelemetry.errors import InvalidRequestError
 from llamatelemetry.transformers.batch_rows import token_ids
+from llamatelemetry.transformers.generate_settings import GenerateSettings
 
-_DEFAULTS: Final[Mapping[str, Any]] = {"num_return_sequences": 1, "temperature": 1.0, "top_k": 50, "top_p": 1.0}
 _DEFAULT_NEW_TOKENS: Final = 20
+_SMALL: Final = 256
+"""Elements up to which a tensor is counted faster as a list than by torch."""
+_HELPERS: Final = ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
 
 Question = str | Sequence[Mapping[str, Any]]
 """A prompt as text, or messages."""
@@ -28,32 +28,25 @@ class GenerateCall:
     Args:
         model: The model it is made on.
         arguments: All of them, by name.
+
+    Attributes:
+        settings: Those in force.
     """
 
     def __init__(self, model: Any, arguments: Mapping[str, Any]) -> None:
         self._model = model
         self._arguments = arguments
-        inputs, ids = self.argument("inputs"), self.argument("input_ids")
-        self._embeddings = self.argument("inputs_embeds")
-        main = next((one for one in (inputs, ids, self._embeddings, self._other_input()) if one is not None), None)
-        given = ids if ids is not None else inputs
+        self.settings: GenerateSettings = GenerateSettings(model, arguments)
+        inputs, ids = arguments.get("inputs"), arguments.get("input_ids")
+        self._embeddings: Any = arguments.get("inputs_embeds")
+        main = inputs if inputs is not None else ids if ids is not None else self._embeddings
+        given: Any = ids if ids is not None else inputs
         self._ids = given if _has_width(given) and not given.is_floating_point() else None
-        self._main = main
-        self._is_encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
+        self._main = self._other_input() if main is None else main
 
     def argument(self, name: str) -> Any:
         """What was passed; None if nothing was."""
         return self._arguments.get(name)
-
-    def setting(self, name: str) -> Any:
-        """The value of a generation setting that is in force."""
-        if name in self._arguments:
-            return self._arguments[name]
-        for config in (self.argument("generation_config"), getattr(self._model, "generation_config", None)):
-            value = getattr(config, name, None)
-            if value is not None:
-                return value
-        return _DEFAULTS.get(name)
 
     @cached_property
     def prompts(self) -> int:
@@ -71,12 +64,11 @@ class GenerateCall:
             return int(self._ids.shape[1])
         return 0 if self._embeddings is not None else None
 
-    @property
+    @cached_property
     def is_assisted(self) -> bool:
         """Whether somebody else guesses tokens that the model only checks."""
-        helpers = ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
-        has_helper = self.argument("assistant_model") is not None or any(self.setting(name) for name in helpers)
-        return has_helper and (self.setting("num_beams") or 1) == 1
+        has_helper = self.argument("assistant_model") is not None or any(map(self.settings.__getitem__, _HELPERS))
+        return has_helper and (self.settings["num_beams"] or 1) == 1
 
     @property
     def cached_tokens(self) -> int | None:
@@ -95,11 +87,11 @@ class GenerateCall:
             return None
         mask = self.argument("attention_mask")
         if _has_width(mask) and len(mask.shape) == 2 and mask.shape[0] == self.prompts:
-            return _list(mask.count_nonzero(-1))
+            return _counted(mask)
         if self._ids is None:
             return [int(self._embeddings.shape[1])] * self.prompts
-        fill = self.setting("pad_token_id")
-        if fill is not None and fill not in token_ids(self.setting("eos_token_id")):
+        fill = self.settings["pad_token_id"]
+        if fill is not None and fill not in token_ids(self.settings["eos_token_id"]):
             return _list((self._ids != fill).sum(-1))
         return [int(self._ids.shape[1])] * self.prompts
 
@@ -117,31 +109,30 @@ class GenerateCall:
 
     def config(self) -> SimpleNamespace:
         """What is known beforehand of the configuration that it runs under."""
-        new_tokens, width = self._most_new_tokens(), self.width
+        new_tokens, width = self.new_tokens(), self.width
         return SimpleNamespace(
-            eos_token_id=self.setting("eos_token_id"),
-            pad_token_id=self.setting("pad_token_id"),
+            eos_token_id=self.settings["eos_token_id"],
+            pad_token_id=self.settings["pad_token_id"],
             max_length=None if new_tokens is None or width is None else width + new_tokens,
-            max_time=self.setting("max_time"),
+            max_time=self.settings["max_time"],
         )
 
-    def requests(self, questions: Sequence[Question], **known: Any) -> list[InferenceRequest]:
-        """One request for each prompt.
+    def new_tokens(self) -> Any:
+        """Most tokens that may be generated; None where only the generation will tell."""
+        new_tokens = self.settings["max_new_tokens"]
+        if new_tokens is not None:
+            return new_tokens
+        most, width = self.settings["max_length"], self.width
+        if most is None:
+            room = getattr(self._model.config, "max_position_embeddings", None)
+            return _DEFAULT_NEW_TOKENS if room is None else min(_DEFAULT_NEW_TOKENS, room - (width or 0))
+        if self._ids is None and self._embeddings is not None and not self._is_encoder_decoder:
+            return most - int(self._embeddings.shape[1])
+        return None if width is None else most - width
 
-        Args:
-            questions: The prompts in words, as far as they are known: fewer, or none, will do.
-            known: Settings of :class:`InferenceRequest` that need not be looked up.
-        """
-        settings: dict[str, Any] = {
-            "max_tokens": _at_least_one(self._most_new_tokens()),
-            "n": _at_least_one(self.setting("num_return_sequences")) or 1,
-            "sampling": self._sampling(),
-            "stop": _texts(self.setting("stop_strings")),
-            **known,
-        }
-        if len(questions) != self.prompts:
-            questions = [""] * self.prompts
-        return [_request(question, settings) for question in questions]
+    @cached_property
+    def _is_encoder_decoder(self) -> bool:
+        return bool(getattr(self._model.config, "is_encoder_decoder", False))
 
     def _other_input(self) -> Any:
         """What stands in for tokens: sound, pixels, or what an encoder made of either."""
@@ -151,39 +142,12 @@ class GenerateCall:
         name = getattr(self._model, "main_input_name", None)
         return None if name is None else self.argument(name)
 
-    def _most_new_tokens(self) -> Any:
-        new_tokens = self.setting("max_new_tokens")
-        if new_tokens is not None:
-            return new_tokens
-        most, width = self.setting("max_length"), self.width
-        if most is None:
-            room = getattr(self._model.config, "max_position_embeddings", None)
-            return _DEFAULT_NEW_TOKENS if room is None else min(_DEFAULT_NEW_TOKENS, room - (width or 0))
-        if self._ids is None and self._embeddings is not None and not self._is_encoder_decoder:
-            return most - int(self._embeddings.shape[1])
-        return None if width is None else most - width
 
-    def _sampling(self) -> SamplingParams:
-        penalty = self.setting("repetition_penalty")
-        used: dict[str, Any] = {} if penalty is None else {"repeat_penalty": float(penalty)}
-        if self.setting("do_sample"):  # Else the rest is not used, whatever it says.
-            for name in ("temperature", "top_k", "top_p", "min_p"):
-                value = self.setting(name)
-                if value is not None:
-                    used[name] = value if name == "top_k" else float(value)
-        try:
-            return SamplingParams(**used)
-        except InvalidRequestError:
-            return SamplingParams()  # transformers has its own word to say about it.
-
-
-def _request(question: Question, settings: Mapping[str, Any]) -> InferenceRequest:
-    try:
-        if isinstance(question, str):
-            return InferenceRequest(prompt=question, **settings)
-        return InferenceRequest(messages=question, **settings)
-    except InvalidRequestError:
-        return InferenceRequest(prompt="")
+def _counted(mask: Any) -> list[int]:
+    """How many of each row are not zero."""
+    if mask.device.type == "cpu" and mask.numel() <= _SMALL:
+        return [sum(map(bool, row)) for row in mask.tolist()]
+    return _list(mask.count_nonzero(-1))
 
 
 def _list(tensor: Any) -> list[int]:
@@ -194,13 +158,3 @@ def _list(tensor: Any) -> list[int]:
 def _has_width(value: Any) -> bool:
     shape = getattr(value, "shape", None)
     return shape is not None and len(shape) > 1
-
-
-def _at_least_one(value: Any) -> int | None:
-    return value if isinstance(value, int) and value >= 1 else None
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, str) else tuple(str(one) for one in value)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
-from llamatelemetry.backends.protocol import StreamEnd, Usage
+from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.clock import SYSTEM_CLOCK
+from llamatelemetry.errors import InvalidRequestError
 from llamatelemetry.inference.observation import Observation
 from llamatelemetry.otel.guard import quietly
 from llamatelemetry.otel.instrumentation import InstrumentationSink
 from llamatelemetry.transformers.asked import Asked
-from llamatelemetry.transformers.batch_rows import Answer, answers_of_result, answers_of_steps
+from llamatelemetry.transformers.batch_rows import Answer, Counted, answers_of_result, counted
 from llamatelemetry.transformers.described_model import describe
-from llamatelemetry.transformers.generate_call import GenerateCall
+from llamatelemetry.transformers.generate_call import GenerateCall, Question
 from llamatelemetry.transformers.steps import Steps
+from llamatelemetry.transformers.told_later import ToldLater
 
 
 class Generation:
@@ -40,11 +43,11 @@ class Generation:
         self._cached_tokens = call.cached_tokens
         self._loops: list[Steps] = []
         # Healing the prompt's last token generates too, further in and before anything else does.
-        self._depth = 0 if call.setting("token_healing") else None
+        self._depth = 0 if call.settings["token_healing"] else None
         info = describe(model)
         streaming = call.argument("streamer") is not None
-        requests = call.requests(self._questions(asked))
-        self._observations = [Observation(request, info, sink, streaming=streaming) for request in requests]
+        self._requests = _requests(self._questions(asked), call.prompts)
+        self._observations = [Observation(request, info, sink, streaming=streaming) for request in self._requests]
         for observation in self._observations:
             observation.started()
         self._begun_ns = SYSTEM_CLOCK.monotonic_ns()
@@ -72,74 +75,73 @@ class Generation:
         return steps
 
     def end(self, result: Any = None, error: BaseException | None = None) -> None:
-        """Ends it.
+        """Ends it: what is in tensors is counted, and the rest left to whoever makes the spans.
 
         Args:
             result: What ``generate`` returned.
             error: What it raised.
         """
-        answers = self._answers(result)
-        prompt_tokens = self._prompt_tokens()
+        loops, answers = self._generated(result) or ((), None)
+        later = ToldLater(
+            settings=self._call.settings,
+            new_tokens=self._call.new_tokens(),
+            requests=self._requests,
+            prompt_tokens=self._prompt_tokens(),
+            cached_tokens=self._cached_tokens,
+            loops=loops,
+            answers=answers,
+            texts=(),
+            begun_ns=self._begun_ns,
+            is_error=error is not None,
+        )
+        if self._tokenizer is not None:
+            later.texts = [self._decoded(answer) or "" for answer in later.all_answers or ()]
         for row, observation in enumerate(self._observations):
-            answer = None if answers is None else answers[row]
-            input_tokens = None if prompt_tokens is None else prompt_tokens[row]
-            self._finish(observation, answer, input_tokens, error)
+            observation.finish_later(partial(later.told, row), error=error)
 
     @quietly
-    def _answers(self, result: Any) -> list[Answer] | None:
+    def _generated(self, result: Any) -> tuple[list[Counted], list[Answer] | None]:
+        """What is counted of each loop, or else the answers as far as they can be told without."""
         requests, call, with_ids = len(self._observations), self._call, self._tokenizer is not None
         returned = _sequences(result)
         loops = [loop for loop in self._loops if loop.any_made]
         if not loops:
-            return answers_of_result(returned, requests, call.width, call.config())
+            return [], answers_of_result(returned, requests, call.width, call.config())
         if len(loops) > 1:
             returned = None  # Of several loops it is put together, somehow.
         width = call.width if call.is_assisted else None
-        whole: list[Answer] | None = None
-        for loop in loops:
-            part = answers_of_steps(loop, requests, width, self._begun_ns, returned, with_ids=with_ids)
-            if part is None:
-                return None
-            for answer, more in zip(whole or (), part, strict=False):
-                answer.go_on(more)
-            whole = whole or part
-        return whole
+        parts = [counted(loop, requests, width, returned, with_ids=with_ids) for loop in loops]
+        whole = [part for part in parts if part is not None]
+        return (whole if len(whole) == len(parts) else []), None
 
     @quietly
     def _prompt_tokens(self) -> list[int] | None:
         return self._call.prompt_tokens()
 
-    def _finish(
-        self, observation: Observation, answer: Answer | None, input_tokens: int | None, error: BaseException | None
-    ) -> None:
-        cached = self._cached_tokens
-        usage = Usage(
-            input_tokens=input_tokens,
-            output_tokens=None if answer is None else answer.tokens,
-            cached_tokens=None if cached is None or input_tokens is None else min(cached, input_tokens),
-        )
-        reason = "error" if error is not None else "stop" if answer is None else answer.reason
-        ended_ns = None
-        if answer is not None and answer.moments:
-            observation.tokens_at(answer.moments)
-            ended_ns = answer.moments[-1] if answer.early else None
-        observation.finish(
-            StreamEnd(finish_reason=reason, usage=usage),
-            text=self._decoded(answer) or "",
-            error=error,
-            at_ns=ended_ns,
-        )
-
     @quietly
-    def _decoded(self, answer: Answer | None) -> str:
-        if answer is None or self._tokenizer is None:
-            return ""
-        return str(self._tokenizer.decode(answer.ids, skip_special_tokens=True))
+    def _decoded(self, answer: Answer) -> str:
+        # Here and now: a tokenizer is not for two threads at once.
+        tokenizer: Any = self._tokenizer
+        return str(tokenizer.decode(answer.ids, skip_special_tokens=True))
 
     def _questions(self, asked: Asked | None) -> Sequence[Any]:
         if asked is not None:
             return asked.questions
         return [] if self._tokenizer is None else self._call.prompt_texts(self._tokenizer)
+
+
+def _requests(questions: Sequence[Question], prompts: int) -> list[InferenceRequest]:
+    """One request for each prompt, without settings; without words too where those are not of each."""
+    return [_request(question) for question in (questions if len(questions) == prompts else [""] * prompts)]
+
+
+def _request(question: Question) -> InferenceRequest:
+    try:
+        if isinstance(question, str):
+            return InferenceRequest(prompt=question)
+        return InferenceRequest(messages=question)
+    except InvalidRequestError:
+        return InferenceRequest(prompt="")
 
 
 def _tokenizer(arguments: Mapping[str, Any], asked: Asked | None) -> Any:
