@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import shutil
@@ -14,7 +13,6 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Before unsloth is imported, which looks for folders in it.
 os.environ["HOME"] = tempfile.mkdtemp(prefix="llamatelemetry-home-")
-atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
 os.environ.pop("XDG_CACHE_HOME", None)
 os.environ.pop("UNSLOTH_AUTO_INSTALL", None)
 
@@ -23,6 +21,12 @@ import pytest
 from llamatelemetry.quantization.small_checkpoints import write_small_checkpoint
 
 WATCHED = ("apt-get", "apt", "brew", "cmake", "git", "make", "pip", "sudo", "yum")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _home():
+    yield
+    shutil.rmtree(os.environ["HOME"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
