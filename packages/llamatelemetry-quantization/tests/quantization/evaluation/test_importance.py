@@ -51,7 +51,7 @@ def test_experts_are_measured_apart_on_what_they_are_sent(words, tmp_path):
 
 def test_with_it_coarse_types_lose_less(parent, quantized, tmp_path):
     matrix = measure_importance(parent, tmp_path / "imatrix.gguf", context=64, windows=4, threads=1)
-    settings = {"context": 64, "windows": 3, "threads": 2}
+    settings = {"context": 64, "windows": 2, "threads": 2}
 
     quantize(parent, tmp_path / "with.gguf", file_type="Q2_K", imatrix=matrix, threads=1)
 

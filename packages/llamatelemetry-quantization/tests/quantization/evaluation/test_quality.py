@@ -6,7 +6,7 @@ from llamatelemetry.errors import InvalidValueError
 from llamatelemetry.quantization import measure_quality
 from llamatelemetry.quantization.testing import write_small_model
 
-SETTINGS = {"context": 64, "windows": 4, "threads": 2}
+SETTINGS = {"context": 64, "windows": 3, "threads": 2}
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def test_a_model_is_no_other_than_itself(parent):
     assert quality.comparison.perplexity_ratio.value == 1
     assert quality.comparison.agreement.value == 1
     assert quality.perplexity == quality.comparison.parent_perplexity
-    assert [(each.done, each.total) for each in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert (quality.windows, quality.tokens, quality.context) == (4, 4 * 31, 64)
+    assert [(each.done, each.total) for each in seen] == [(1, 3), (2, 3), (3, 3)]
+    assert (quality.windows, quality.tokens, quality.context) == (3, 3 * 31, 64)
 
 
 def test_coarser_types_are_further_from_the_parent(against_parent):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from llamatelemetry.llama.model_files import demo_model
 from llamatelemetry.quantization import quantize
-
-os.environ["OMP_NUM_THREADS"] = "1"
 
 WORDS = "The ferry left at ten past six, when the water in the harbour was still the colour of slate. "
 
