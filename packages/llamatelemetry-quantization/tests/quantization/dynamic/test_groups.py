@@ -4,8 +4,9 @@ import pytest
 
 from llamatelemetry.errors import InvalidValueError
 from llamatelemetry.quantization import quantize
-from llamatelemetry.quantization.dynamic.budget import Budget, mix_size
+from llamatelemetry.quantization.dynamic.budget import Budget
 from llamatelemetry.quantization.dynamic.groups import DEFAULT_TYPES, groups_of, overrides_for
+from llamatelemetry.quantization.dynamic.sizes import mix_size, most_bytes
 from llamatelemetry.quantization.file_types import FILE_TYPES
 from llamatelemetry.quantization.ggml import load_ggml
 from llamatelemetry.quantization.gguf_reading import open_gguf, read_layout
@@ -80,8 +81,8 @@ def test_sizes_are_known_before_a_weight_is_touched(tmp_path, small, read):
     for name in ("Q2_K", "Q4_K_M", "Q6_K"):
         made = quantize(small, tmp_path / "made.gguf", file_type=name, threads=1)
         assert mix_size(*read(small), FILE_TYPES[name]) == made.size_bytes
-        assert Budget(like=name).most_bytes(*read(small)) == made.size_bytes
-        assert Budget(bits_per_weight=made.bits_per_weight).most_bytes(*read(small)) == pytest.approx(made.size_bytes)
+        assert most_bytes(Budget(like=name), *read(small)) == made.size_bytes
+        assert most_bytes(Budget(bits_per_weight=made.bits_per_weight), *read(small)) == pytest.approx(made.size_bytes)
 
 
 def test_patterns_find_the_names_that_are_meant_and_no_others(tmp_path, tiny):

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llamatelemetry.errors import InvalidValueError
-from llamatelemetry.quantization.file_types import FILE_TYPES, FileType, file_type
-from llamatelemetry.quantization.ggml import TensorType
-from llamatelemetry.quantization.gguf_layout import Layout
-from llamatelemetry.quantization.mix import choose_types
-from llamatelemetry.quantization.mix_rules import Model
-from llamatelemetry.quantization.output_plan import plan_output
+from llamatelemetry.quantization.file_types import file_type
 
-__all__ = ["Budget", "mix_size"]
+__all__ = ["Budget"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,27 +50,3 @@ class Budget:
             "max_divergence": self.max_divergence,
         }
         return {name: value for name, value in fields.items() if value is not None}
-
-    def most_bytes(self, layout: Layout, model: Model, types: Mapping[str, TensorType]) -> int | None:
-        """Bytes that a file of that model may have; None where the budget is of something else."""
-        if self.like is not None:
-            return mix_size(layout, model, types, file_type(self.like))
-        if self.bits_per_weight is not None:
-            return int(self.bits_per_weight * sum(tensor.elements for tensor in layout.tensors) / 8)
-        return self.size_bytes
-
-
-def mix_size(
-    layout: Layout,
-    model: Model,
-    types: Mapping[str, TensorType],
-    kind: FileType = FILE_TYPES["Q8_0"],
-    *,
-    overrides: Sequence[tuple[str, str]] = (),
-    metadata: Mapping[str, str | int] | None = None,
-) -> int:
-    """Bytes of the file that :func:`~llamatelemetry.quantization.quantize` would write."""
-    choices = choose_types(
-        layout.tensors, file_type=kind, model=model, types=types, has_importance=True, overrides=overrides
-    )
-    return plan_output(layout, choices, file_type=kind, metadata=metadata or {}).size_bytes

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Final
 
 from llamatelemetry.errors import InvalidValueError
-from llamatelemetry.quantization.dynamic.budget import Budget, mix_size
+from llamatelemetry.quantization.dynamic.budget import Budget
 from llamatelemetry.quantization.dynamic.groups import (
     DEFAULT_BANDS,
     DEFAULT_TYPES,
@@ -26,6 +26,7 @@ from llamatelemetry.quantization.dynamic.groups import (
     groups_of,
     overrides_for,
 )
+from llamatelemetry.quantization.dynamic.sizes import mix_size, most_bytes
 from llamatelemetry.quantization.dynamic.solver import best_choices, cheapest_choices
 from llamatelemetry.quantization.dynamic.trial_cache import TrialCache
 from llamatelemetry.quantization.dynamic.trials import Trials
@@ -158,7 +159,7 @@ def quantize_dynamic(
     groups = groups_of(layout, model, ggml.types, wanted=types, bands=bands)
     smallest = {name: group.options[0].type for group in groups for name in group.tensors}
     least = mix_size(layout, model, ggml.types, overrides=overrides_for(smallest), metadata=metadata)
-    most = budget.most_bytes(layout, model, ggml.types)
+    most = most_bytes(budget, layout, model, ggml.types)
     if most is not None and most < least:
         raise InvalidValueError("budget", most, f"the smallest of these types take {least} bytes: allow more")
     with Trials(

@@ -2,7 +2,7 @@
 
 One option has to be chosen of each group: the multiple-choice knapsack problem, solved by dynamic programming
 over bytes (H. Kellerer, U. Pferschy, D. Pisinger, "Knapsack Problems", 2004, chapter 11). Bytes are counted in
-:data:`STEPS` of the range between the smallest and the largest file, and rounded up for each group, so that no
+8192 steps of the range between the smallest and the largest file, and rounded up for each group, so that no
 answer is past its budget and none misses the best by more than a step a group. One table answers for all budgets.
 """
 

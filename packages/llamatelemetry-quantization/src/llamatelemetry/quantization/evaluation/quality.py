@@ -2,8 +2,8 @@
 
 Definitions: perplexity is the exponential of the mean loss of the tokens that are scored. The divergence is
 Kullback's and Leibler's, from the parent's distribution to the model's, over the whole vocabulary, as
-llama-perplexity computes it with ``--kl-divergence``; windows are its too (:func:`.texts.windows_of`).
-Intervals are those of :mod:`.intervals`.
+llama-perplexity computes it with ``--kl-divergence``; windows are its too.
+Intervals are those of ``intervals.py``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from llamatelemetry.quantization.evaluation.texts import Text, Window, read_text
 
 _MOST_LOSS: Final = 700.0
 
-__all__ = ["Comparison", "Quality", "QualityProgress", "compare_sources", "measure_quality", "pair_scores"]
+__all__ = ["Comparison", "Quality", "QualityProgress", "compare_sources", "measure_quality"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
