@@ -77,9 +77,9 @@ class Track:
     __slots__ = ("_energy", "_latest", "device", "history", "listed", "lost_ns", "rare", "slow")
 
     def __init__(self, device: GPUDevice, capacity: int, longest_gap_ns: int) -> None:
-        self.device = device
+        self.device: GPUDevice = device
         self.history: SampleRing = SampleRing(device.uuid, capacity)
-        self.listed = True
+        self.listed: bool = True
         self.lost_ns: int | None = None
         self.slow: SlowReading = SlowReading()
         self.rare: RareReading = RareReading()

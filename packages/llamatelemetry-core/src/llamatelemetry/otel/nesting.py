@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-from opentelemetry.context import Context, get_value, set_value
+from opentelemetry.context import Context, get_value
 
 OUTER_INFERENCE_KEY: Final = "opentelemetry.genai.client.inference.context"
 """Context key of an open inference span."""
@@ -34,7 +34,7 @@ def mark_inside(context: Context) -> Context:
     """The context, for work that is part of an inference which has its span."""
     # Looked up and not imported: who uses it has imported it.
     util_genai = sys.modules.get(_UTIL_GENAI)
-    for key, kind in _KEYS.items():
-        data = getattr(util_genai, kind, None)
-        context = set_value(key, True if data is None else data(), context)
-    return context
+    marks: dict[str, object] = dict.fromkeys(_KEYS, True)
+    if util_genai is not None:
+        marks |= {key: data() for key, kind in _KEYS.items() if (data := getattr(util_genai, kind, None)) is not None}
+    return Context({**context, **marks})

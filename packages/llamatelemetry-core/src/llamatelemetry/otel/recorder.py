@@ -8,8 +8,8 @@ answer: enrichers run, phases are laid out, attributes are mapped, metrics are r
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any, Final
 
@@ -108,12 +108,12 @@ class Recorder:
         if inside_inference(context):
             return Untraced(trace.get_current_span(context))
         request, model = opening.request, opening.model
-        name, attributes = _opening_of(model, request.operation, request.model or model.model, self._profiles)
+        name, attributes, links = _opening_of(model, request.operation, request.model or model.model, self._profiles)
         span = self._tracer.start_span(
             name,
             context=context,
             kind=SpanKind.INTERNAL if model.in_process else SpanKind.CLIENT,
-            links=_links_of(model),
+            links=links,
             attributes=attributes,
             start_time=opening.submitted_ns,
         )
@@ -194,19 +194,29 @@ class _Trace:
         span = self._span_context
         return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
 
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        token = otel_context.attach(mark_inside(trace.set_span_in_context(self._span)))
-        try:
-            yield
-        finally:
-            otel_context.detach(token)
+    def active(self) -> AbstractContextManager[object]:
+        return _Active(self._span)
 
     def finish(self, record: FinishedRecord) -> None:
         self._put(self._span, record)
 
     def finish_later(self, make: Callable[[], FinishedRecord]) -> None:
         self._put(self._span, make)
+
+
+class _Active:
+    """A span as the current one; by hand, because a generator takes longer than all it does."""
+
+    __slots__ = ("_span", "_token")
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    def __enter__(self) -> None:
+        self._token = otel_context.attach(mark_inside(trace.set_span_in_context(self._span)))
+
+    def __exit__(self, *_: object) -> None:
+        otel_context.detach(self._token)
 
 
 class Untraced:
@@ -237,8 +247,8 @@ class Untraced:
 @lru_cache(maxsize=256)
 def _opening_of(
     model: ModelInfo, operation: Operation, request_model: str, profiles: tuple[Profile, ...]
-) -> tuple[str, Mapping[str, Any]]:
-    """Name and first attributes of a span: the same for every request of one kind to one model."""
+) -> tuple[str, Mapping[str, Any], Sequence[Link]]:
+    """Name, first attributes and links of a span: the same for every request of one kind to one model."""
     facts = InferenceFacts(
         operation=operation,
         provider=model.provider,
@@ -246,10 +256,9 @@ def _opening_of(
         server_address=model.server_address,
         server_port=model.server_port,
     )
-    return span_name(operation, request_model), start_attributes(facts, profiles)
+    return span_name(operation, request_model), start_attributes(facts, profiles), _links_of(model)
 
 
-@lru_cache(maxsize=256)
 def _links_of(model: ModelInfo) -> tuple[Link, ...]:
     """To the span that made the model's file, as far as that is known and was not refuted."""
     lineage = model.lineage

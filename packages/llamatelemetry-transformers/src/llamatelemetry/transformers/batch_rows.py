@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from llamatelemetry.transformers.steps import Steps
+
+_SMALL: Final = 1024
 
 
 @dataclass(slots=True, kw_only=True)
@@ -173,6 +175,11 @@ def answers_of_result(returned: Any, requests: int, prompt_width: int | None, co
     return answers
 
 
+def is_small(tensor: Any) -> bool:
+    """Whether it is sooner turned into a list than torch is asked about it."""
+    return bool(tensor.device.type == "cpu" and tensor.numel() <= _SMALL)
+
+
 def token_ids(value: Any) -> frozenset[int]:
     """One id, several, or none, as configurations have them."""
     if value is None:
@@ -202,8 +209,9 @@ def _last_steps(steps: Steps, made: int, sequences: int) -> list[int]:
 
 
 def _ids_at(sequences: Any, rows: Sequence[int], columns: Sequence[int]) -> list[int]:
-    if len(rows) == 1:
-        return [int(sequences[rows[0], columns[0]])]
+    if is_small(sequences):
+        whole = sequences.tolist()
+        return [whole[row][column] for row, column in zip(rows, columns, strict=True)]
     ids: list[int] = sequences[list(rows), list(columns)].tolist()
     return ids
 

@@ -10,12 +10,10 @@ from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, Final
 
-from llamatelemetry.transformers.batch_rows import token_ids
+from llamatelemetry.transformers.batch_rows import is_small, token_ids
 from llamatelemetry.transformers.generate_settings import GenerateSettings
 
 _DEFAULT_NEW_TOKENS: Final = 20
-_SMALL: Final = 256
-"""Elements up to which a tensor is counted faster as a list than by torch."""
 _HELPERS: Final = ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
 
 Question = str | Sequence[Mapping[str, Any]]
@@ -145,7 +143,7 @@ class GenerateCall:
 
 def _counted(mask: Any) -> list[int]:
     """How many of each row are not zero."""
-    if mask.device.type == "cpu" and mask.numel() <= _SMALL:
+    if is_small(mask):
         return [sum(map(bool, row)) for row in mask.tolist()]
     return _list(mask.count_nonzero(-1))
 
