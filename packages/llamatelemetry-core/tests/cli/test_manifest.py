@@ -229,6 +229,19 @@ def test_graph_says_which_parents_are_missing_damaged_or_not_what_they_were(
     assert f"{family['base']}.json: manifest.created_at=None is not valid" in out
 
 
+def test_graph_finds_the_parents_of_what_stands_in_a_store_in_that_store(
+    manifest: Said, family: dict[str, Any]
+) -> None:
+    place = ArtifactStore("kept").add(ArtifactStore("llamatelemetry-artifacts").get(family["base"]), Path("base"))
+    manifest("create", "model.gguf", "--parent", f"model={place}", "--store", "kept")
+    store = ArtifactStore("kept")
+    (digest,) = (each for each in store.digests("") if store.get(each).name == "model.gguf")
+    model = store.add(store.get(digest), Path("model.gguf"))
+    Path("llamatelemetry-artifacts").rename("away")
+    code, out, _ = manifest("graph", str(model), "--verify")
+    assert (code, out.count("verified")) == (0, 2)
+
+
 def test_the_digits_of_a_digest_have_to_mean_one(manifest: Said, family: dict[str, Any]) -> None:
     code, _, err = manifest("show", "000000")
     assert (code, "no manifest in" in err) == (1, True)

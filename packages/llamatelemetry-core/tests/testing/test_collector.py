@@ -8,7 +8,7 @@ import pytest
 import requests
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from llamatelemetry.testing.collector import OtlpSink, broken_endpoint, plain, running_rotel
+from llamatelemetry.testing.collector import OtlpSink, broken_endpoint, plain, running_rotel, span_from_otlp
 
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
 
@@ -17,6 +17,7 @@ def one_span() -> bytes:
     request = ExportTraceServiceRequest()
     span = request.resource_spans.add().scope_spans.add().spans.add(name="n")
     span.attributes.add(key="k").value.kvlist_value.values.add(key="inner").value.int_value = 3
+    span.links.add(trace_id=b"\x0a" * 16, span_id=b"\x0b" * 8)
     return request.SerializeToString()
 
 
@@ -27,6 +28,7 @@ def test_a_sink_decodes_what_it_is_sent_gzipped_or_not() -> None:
         assert sink.wait_for(lambda it: len(it.spans) == 2)
     assert [span.name for span in sink.spans] == ["n", "n"]
     assert plain(sink.spans[0].attributes) == {"k": {"inner": 3}}
+    assert [(link.trace_id, link.span_id) for link in span_from_otlp(sink.spans[0]).links] == [("0a" * 16, "0b" * 8)]
 
 
 def test_a_sink_refuses_what_it_is_told_to_and_what_is_not_otlp() -> None:

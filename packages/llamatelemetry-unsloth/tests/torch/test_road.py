@@ -101,7 +101,7 @@ def test_llama_cpp_answers_from_the_exported_file_as_transformers_does_from_the_
 
 
 def test_the_example_of_the_repository_can_be_wired_and_its_dataset_read():
-    told = read_definition(EXAMPLE / "road.toml")
+    told = read_definition(EXAMPLE / "example.toml")
 
     wires = told.wire(told.build(load_plugins().resolve_stage))
     assert wires["merge_lora"] == {"base": "inputs.base", "adapter": "finetune.adapter"}

@@ -57,11 +57,21 @@ def stored_artifact(path: Path) -> tuple[tuple[ArtifactManifest, ...], str] | No
         ArtifactError: A manifest of the store cannot be read or is not what its name says.
     """
     path = path.absolute()
-    for place in (path, *path.parents):
-        if _DIGEST.fullmatch(place.name) and place.parent.name == OBJECTS:
-            store = ArtifactStore(place.parent.parent)
-            return store.made(place.name), path.relative_to(place).as_posix()
-    return None
+    place = _object(path)
+    if place is None:
+        return None
+    return ArtifactStore(place.parent.parent).made(place.name), path.relative_to(place).as_posix()
+
+
+def standing_in(path: Path) -> Path | None:
+    """The folder of the store that something stands in; None for a path in no store."""
+    place = _object(path.absolute())
+    return None if place is None else place.parent.parent
+
+
+def _object(path: Path) -> Path | None:
+    places = (path, *path.parents)
+    return next((each for each in places if _DIGEST.fullmatch(each.name) and each.parent.name == OBJECTS), None)
 
 
 def _read(path: Path) -> ArtifactManifest | None:

@@ -43,8 +43,7 @@ TARGET is one of:
 _store_option = click.option(
     "--store",
     type=click.Path(path_type=Path),
-    default=DEFAULT_STORE,
-    show_default=True,
+    show_default=f"the one that TARGET stands in, else {DEFAULT_STORE}",
     help="Where artifacts are kept.",
 )
 
@@ -111,7 +110,7 @@ def create(
     tools: dict[str, str],
     key: Path | None,
     password: str | None,
-    store: Path,
+    store: Path | None,
     provenance: bool,
     bom: bool,
     as_json: bool,
@@ -138,7 +137,7 @@ def create(
             progress=tell,
         )
     written = {"manifest": write_manifest(made, path)}
-    kept = ArtifactStore(store)
+    kept = ArtifactStore(store or DEFAULT_STORE)
     for each in (*(parent for _, parent in made_from), made):
         kept.note(each)
     if provenance:
@@ -170,7 +169,7 @@ def create(
 @click.option("--key", type=click.Path(path_type=Path), help="Verify the signatures too, with this public PEM key.")
 @_store_option
 @json_option
-def verify(target: str, key: Path | None, store: Path, *, as_json: bool) -> int:
+def verify(target: str, key: Path | None, store: Path | None, *, as_json: bool) -> int:
     """Hash every file of TARGET and compare it with its manifest.
 
     Names each file that is missing, added, cut short, grown or changed. Exit code 1 if there is one, or if
@@ -222,13 +221,13 @@ def verify(target: str, key: Path | None, store: Path, *, as_json: bool) -> int:
 )
 @_store_option
 @json_option
-def show(*, target: str, store: Path, form: str | None, all_files: bool, as_json: bool) -> None:
+def show(*, target: str, store: Path | None, form: str | None, all_files: bool, as_json: bool) -> None:
     """Show what the manifest of TARGET says. The files themselves are not looked at: `verify` does."""
     meant = find_target(target, store)
     if form == "provenance":
         print_json(provenance_of(meant.manifest))
     elif form == "bom":
-        print_json(bill_of_materials(meant.manifest, ancestry(meant.manifest, ArtifactStore(store)).found.values()))
+        print_json(bill_of_materials(meant.manifest, ancestry(meant.manifest, meant.store).found.values()))
     elif form == "signed":
         print_json(signing_statement(meant.manifest))
     elif as_json:
@@ -250,16 +249,15 @@ def show(*, target: str, store: Path, form: str | None, all_files: bool, as_json
 @click.option("--verify", "hashing", is_flag=True, help="Hash the files of each artifact that the store keeps.")
 @_store_option
 @json_option
-def graph(target: str, store: Path, *, hashing: bool, as_json: bool) -> int:
+def graph(target: str, store: Path | None, *, hashing: bool, as_json: bool) -> int:
     """Show TARGET as a tree whose branches are what it was made from, with the run and trace of each.
 
     Parents are looked up in the store by the digest that the child names, so a manifest that was changed
     is not found rather than believed. Exit code 1 where a parent is not there or damaged.
     """
     meant = find_target(target, store)
-    kept = ArtifactStore(store)
-    found = ancestry(meant.manifest, kept)
-    states = _states(found, kept, meant.artifact) if hashing else {}
+    found = ancestry(meant.manifest, meant.store)
+    states = _states(found, meant.store, meant.artifact) if hashing else {}
     if as_json:
         print_json(graph_data(found, states))
     else:
@@ -267,7 +265,7 @@ def graph(target: str, store: Path, *, hashing: bool, as_json: bool) -> int:
     return 0 if found.whole and set(states.values()) <= {"verified", "elsewhere"} else INCOMPLETE
 
 
-def _verified(target: str, store: Path) -> ArtifactManifest:
+def _verified(target: str, store: Path | None) -> ArtifactManifest:
     """A parent's manifest, once its files were held to it: what is made of a changed file has another parent."""
     meant = find_target(target, store)
     with hash_bar(f"Verifying {meant.artifact.name}") as tell:

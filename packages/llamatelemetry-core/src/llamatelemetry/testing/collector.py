@@ -40,7 +40,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from llamatelemetry.errors import MissingDependencyError
-from llamatelemetry.testing.emitted import EmittedEvent, EmittedSpan
+from llamatelemetry.testing.emitted import EmittedEvent, EmittedLink, EmittedSpan
 
 _START_S: Final = 30.0
 _GZIP: Final = b"\x1f\x8b"
@@ -187,6 +187,10 @@ def span_from_otlp(span: Span) -> EmittedSpan:
         events=tuple(
             EmittedEvent(name=event.name, time_ns=event.time_unix_nano, attributes=plain(event.attributes))
             for event in span.events
+        ),
+        links=tuple(
+            EmittedLink(trace_id=link.trace_id.hex(), span_id=link.span_id.hex(), attributes=plain(link.attributes))
+            for link in span.links
         ),
     )
 
