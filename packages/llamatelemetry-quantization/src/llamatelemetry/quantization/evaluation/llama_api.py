@@ -29,8 +29,8 @@ _CALLBACK_BY_DEFAULT: Final = _BEFORE_CALLBACK.pack(-1.0) + _CALLBACK.pack(0, 0)
 _CPU_DEVICE: Final = 0
 """``GGML_BACKEND_DEVICE_TYPE_CPU``."""
 
-Logger = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-Watcher = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
+Logger: Final[Any] = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+Watcher: Final[Any] = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
 """``ggml_backend_sched_eval_callback``: a tensor's address, and whether it asks or tells."""
 
 
@@ -71,7 +71,7 @@ class LlamaLibrary:
 
     def __init__(self, path: Path, log: Callable[[str], None]) -> None:
         try:
-            self.c = ctypes.CDLL(str(path))
+            self.c: ctypes.CDLL = ctypes.CDLL(str(path))
             self._declare()
         except (OSError, AttributeError) as error:
             raise LlamaProblem(f"{path} cannot be used as libllama: {error}") from error
