@@ -52,6 +52,7 @@ TORCH_TESTS = (
     "packages/llamatelemetry-quantization/tests/torch",
     "packages/llamatelemetry-transformers/tests",
     "packages/llamatelemetry-unsloth/tests/torch",
+    "tests/road",
 )
 UNSLOTH_TESTS = ("packages/llamatelemetry-unsloth/tests/engine",)
 LLAMA_CPP_TESTS = ("packages/llamatelemetry-llamacpp/tests/llama/test_instrument_llama_cpp.py",)

@@ -13,6 +13,9 @@ from llamatelemetry.errors import InvalidValueError
 __all__ = ["Figure", "Variant", "VariantTable", "read_report", "read_variant_table", "variant_of"]
 
 _MOST_BYTES: Final = 2**20
+_MOST_SIZE: Final = 2**63
+_MOST: Final = 1e300
+"""Whole numbers in JSON have no end, and what is past this is no float."""
 _MISSING: Final = "-"
 
 
@@ -153,7 +156,7 @@ def read_variant_table(path: Path) -> VariantTable:
     found = []
     for each in variants:
         match each:
-            case {"name": str() as name, "size_bytes": int() as size}:
+            case {"name": str() as name, "size_bytes": int() as size} if 0 <= size <= _MOST_SIZE:
                 found.append(variant_of(name, size, quality=each, speed=each))
             case _:
                 raise InvalidValueError("variants", str(path), fix)
@@ -166,7 +169,7 @@ def _figure(where: str, name: str, told: object) -> Figure | None:
             return None
         case {"value": int() | float() as value, "low": int() | float() | None as low, "high": high} if (
             high is None or isinstance(high, int | float)
-        ):
+        ) and not any(isinstance(each, int) and abs(each) > _MOST for each in (value, low, high)):
             return Figure(value=value, low=low, high=high)
         case _:
             raise InvalidValueError(f"{where}: {name}", told, "give a value with low and high")
