@@ -57,6 +57,15 @@ def test_what_was_noted_is_current_and_remembered_and_what_is_old_is_not(tmp_pat
     assert deployment_names(tmp_path) == ("chat",)
 
 
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"a": 1}', b"\xff", b"[" * 100_000])
+def test_an_ending_that_cannot_be_read_is_none(tmp_path: Path, content: bytes):
+    folder = DeploymentFolder("chat", tmp_path)
+    with folder.locked():
+        folder.note_end("one", Ending(reason="x", wanted=True, ended_ns=1))
+    (folder.path / "ended" / "one.json").write_bytes(content)
+    assert folder.ending("one") is None
+
+
 def test_two_may_not_change_one_name_at_once_and_may_change_two(tmp_path: Path):
     with DeploymentFolder("chat", tmp_path).locked():
         with DeploymentFolder("other", tmp_path).locked():

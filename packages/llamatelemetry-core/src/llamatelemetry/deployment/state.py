@@ -161,8 +161,11 @@ class DeploymentFolder:
 
     def ending(self, deployment_id: str) -> Ending | None:
         """How its server ended; None where nobody has said that it did."""
-        with suppress(OSError, ValueError, TypeError):
-            return Ending(**json.loads((self.path / "ended" / f"{deployment_id}.json").read_bytes()[:_MAX_BYTES]))
+        with (
+            suppress(OSError, ValueError, TypeError, RecursionError),
+            (self.path / "ended" / f"{deployment_id}.json").open("rb") as file,
+        ):
+            return Ending(**json.loads(file.read(_MAX_BYTES)))
         return None
 
 
