@@ -80,5 +80,12 @@ def test_what_is_no_limit_is_refused_when_the_stage_is_made():
         ValidateStage(context=1)
 
 
+def test_what_it_takes_is_told_of_the_class_and_a_limit_makes_the_parent_needed():
+    assert [(port.name, port.optional) for port in ValidateStage.inputs] == [
+        *(("model", False), ("parent", True), ("text", True))
+    ]
+    assert [port.optional for port in ValidateStage(max_divergence=1).inputs] == [False, False, True]
+
+
 def test_pipelines_find_the_stage_by_its_name():
     assert load_plugins().resolve_stage("validate") is ValidateStage

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llamatelemetry.errors import InvalidValueError, ModelFileError
 from llamatelemetry.unsloth.dataset import Example, read_examples
@@ -59,3 +64,24 @@ def test_text_that_is_not_utf_8_is_named(tmp_path):
 def test_a_dataset_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ModelFileError, match=r"none\.jsonl: does not exist"):
         list(read_examples(tmp_path / "none.jsonl"))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("fuzzed") / "data.jsonl"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda of: st.lists(of, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "x"]), of, max_size=3),
+    max_leaves=8,
+)
+LINE = st.dictionaries(st.sampled_from(["text", "messages", "prompt", "completion"]), JSON, max_size=3)
+
+
+@given(content=st.binary(max_size=100) | LINE.map(lambda it: json.dumps(it).encode()))
+def test_any_bytes_are_examples_or_refused(place, content):
+    place.write_bytes(content)
+    with suppress(InvalidValueError, ModelFileError):
+        for example in read_examples(place):
+            assert example.text or example.messages or example.completion

@@ -16,6 +16,16 @@ from llamatelemetry.quantization.evaluation.quality_report import QualityLimits,
 __all__ = ["ValidateStage"]
 
 
+def _inputs(*, needs_parent: bool) -> tuple[Port, ...]:
+    return (
+        Port(name="model", kind="gguf", help="The model to measure."),
+        Port(
+            name="parent", kind="gguf", help="The model it was made of, best of F16 or BF16.", optional=not needs_parent
+        ),
+        Port(name="text", kind="dataset", help="A text; one that ships with this when not given.", optional=True),
+    )
+
+
 class ValidateStage:
     """Measures a model, beside its parent if that is given, and writes a report. Each window is a step of its span.
 
@@ -33,6 +43,7 @@ class ValidateStage:
 
     name = "validate"
     version = "1"
+    inputs: tuple[Port, ...] = _inputs(needs_parent=False)
     outputs: tuple[Port, ...] = (Port(name="report", kind="report", help="JSON: perplexity, divergence, agreement."),)
 
     def __init__(
@@ -49,16 +60,7 @@ class ValidateStage:
             perplexity=max_perplexity, perplexity_ratio=max_perplexity_ratio, divergence=max_divergence
         )
         self._threads = threads
-        self.inputs: tuple[Port, ...] = (
-            Port(name="model", kind="gguf", help="The model to measure."),
-            Port(
-                name="parent",
-                kind="gguf",
-                help="The model it was made of, best of F16 or BF16.",
-                optional=not self._limits.needs_parent,
-            ),
-            Port(name="text", kind="dataset", help="A text; one that ships with this when not given.", optional=True),
-        )
+        self.inputs = _inputs(needs_parent=self._limits.needs_parent)
         self.parameters: Mapping[str, Any] = {
             "limits": dict(self._limits.given()),
             "context": checked_context(context),
