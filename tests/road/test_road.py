@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from llamatelemetry.artifacts.store import ArtifactStore
 from llamatelemetry.cli.app import run
 from llamatelemetry.deployment import status
+from llamatelemetry.pipeline.definition import read_definition
 from llamatelemetry.quantization.variants import read_variant_table
 from llamatelemetry.testing.semconv import assert_valid_spans
 
@@ -126,6 +127,20 @@ def test_a_flipped_byte_in_whatever_was_made_is_caught_and_its_file_is_named(roa
     assert run(("manifest", "verify", str(artifact))) == 0
 
 
+def test_all_of_a_run_is_held_to_its_manifests_at_once(road, capsys):
+    kept = ("pipeline", "show", "--verify", "--store", str(road.folder / "artifacts"), road.record["run_id"], "--json")
+    assert run(kept) == 0
+    capsys.readouterr()
+    made = road.made()
+    with ExitStack() as all_of_them:
+        for artifact in made.values():
+            all_of_them.enter_context(flipped(files_of(artifact)[-1]))
+        assert run(kept) == 1
+    problems = json.loads(capsys.readouterr().out)["problems"]
+    assert [each.split(": ")[0] for each in problems] == MADE
+    assert all(files_of(made[name])[-1].name in each for name, each in zip(MADE, problems, strict=True))
+
+
 def test_a_flipped_byte_in_a_manifest_is_caught_and_the_manifest_is_named(road, capsys):
     kept = ArtifactStore(road.folder / "artifacts").manifests_folder
     for stage in road.record["stages"]:
@@ -142,6 +157,13 @@ def test_a_model_with_a_flipped_byte_is_not_deployed(road):
     assert done.returncode == 1
     assert f"{model.name} has the SHA-256" in done.stderr
     assert "was not touched and serves at" in done.stderr
+
+
+def test_the_guide_shows_the_stages_that_the_file_has(road):
+    guide = (Path(__file__).parents[2] / "docs" / "road.md").read_text()
+    drawn = [line.split()[1] for line in guide.splitlines() if line.startswith(("├── ", "└── ")) and "█" in line]
+    assert drawn == [stage.id or stage.use for stage in read_definition(road.folder / "example.toml").stages]
+    assert drawn == STAGES
 
 
 def test_the_next_run_names_what_is_damaged_and_makes_it_anew(road):
