@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,13 @@ def test_no_file_is_more_than_a_typed_error(tmp_path_factory, content):
     path.write_bytes(content)
     with pytest.raises(PipelineDefinitionError):
         read_definition(path)
+
+
+@given(st.integers(0, len(GOOD)), st.integers(0, 12), st.text(alphabet='[]{}="\n.#ab17-', max_size=12))
+def test_a_file_of_which_any_piece_is_another_is_a_pipeline_or_a_typed_error(tmp_path_factory, at, length, piece):
+    path = tmp_path_factory.getbasetemp() / "changed.toml"
+    path.write_text(GOOD[:at] + piece + GOOD[at + length :])
+    with suppress(PipelineDefinitionError):
+        definition = read_definition(path)
+        definition.context()
+        definition.wire(definition.build(resolve))

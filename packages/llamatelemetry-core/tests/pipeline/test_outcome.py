@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+import io
+import json
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from llamatelemetry.cli.pipeline_view import run_view
 from llamatelemetry.errors import ArtifactError, PipelineError, UnknownNameError
 from llamatelemetry.pipeline.outcome import RunRecord, StageOutcome, read_record, run_ids, write_record
 from llamatelemetry.pipeline.resources import StageResources
@@ -53,6 +60,30 @@ def test_a_damaged_record_is_one_typed_error(tmp_path, content):
     (tmp_path / "r.json").write_text(content)
     with pytest.raises(PipelineError, match=r"r\.json is no record of a run"):
         read_record(tmp_path, "r")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.integers(10**300, 10**400) | st.floats() | st.text(),
+    lambda of: st.lists(of, max_size=2) | st.dictionaries(st.text(), of, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(data=st.data(), value=JSON)
+def test_a_record_of_which_any_field_may_hold_anything_is_shown_or_refused(tmp_path_factory, data, value):
+    folder = tmp_path_factory.getbasetemp() / "hostile-records"
+    folder.mkdir(exist_ok=True)
+    told = json.loads(json.dumps(RECORD.to_data()))
+    stage = told["stages"][0]
+    place = data.draw(st.sampled_from([told, stage, stage["resources"]]))
+    place[data.draw(st.sampled_from([*sorted(place), "unheard_of"]))] = value
+    (folder / "r.json").write_text(json.dumps(told))
+    try:
+        record = read_record(folder, "r")
+    except PipelineError:
+        return
+    with Console(file=io.StringIO()) as console:
+        console.print(run_view(record, record.state, None))
 
 
 def test_a_folder_that_cannot_be_written_to_is_a_typed_error(tmp_path):

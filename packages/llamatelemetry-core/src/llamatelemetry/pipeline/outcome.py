@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_type_hints
 
 from llamatelemetry.artifacts.atomic import write_atomically
 from llamatelemetry.artifacts.tree import unreadable
 from llamatelemetry.errors import PipelineError, UnknownNameError
+from llamatelemetry.pipeline.parameters import fits
 from llamatelemetry.pipeline.resources import StageResources
 
 StageState = Literal["running", "ran", "reused", "failed", "interrupted"]
@@ -18,6 +19,8 @@ RunState = Literal["running", "succeeded", "failed", "interrupted", "lost"]
 """``lost`` is said of a run whose process was killed; no record says it of itself."""
 
 MAX_RECORD_BYTES: Final = 16 * 2**20
+_MOST: Final = 2**63
+"""No figure of a record is this large, and what is larger than floats and dates cannot be shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,10 +152,22 @@ def read_record(folder: Path, run_id: str) -> RunRecord:
 
 def _parsed(data: dict[str, Any]) -> RunRecord:
     stages = tuple(_parsed_stage(each) for each in data.pop("stages"))
-    return replace(RunRecord(**data), stages=stages)
+    return replace(RunRecord(**_held(RunRecord, data)), stages=stages)
 
 
 def _parsed_stage(data: dict[str, Any]) -> StageOutcome:
     cost = data.pop("resources")
-    damage = tuple(data.pop("damage"))
-    return StageOutcome(**data, damage=damage, resources=None if cost is None else StageResources(**cost))
+    damage = tuple(_held(StageOutcome, {"damage": data.pop("damage")})["damage"])
+    resources = None if cost is None else StageResources(**_held(StageResources, cost))
+    return StageOutcome(**_held(StageOutcome, data), damage=damage, resources=resources)
+
+
+def _held(kind: type, data: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a record, once each is of its type: whoever shows them need not ask again."""
+    hints = get_type_hints(kind)
+    for name, value in data.items():
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        texts = name == "about" or all(isinstance(each, str) for each in inner)
+        if not (fits(value, hints[name]) and texts) or (isinstance(value, int) and abs(value) >= _MOST):
+            raise ValueError(f"{name} cannot be {str(value)[:80]!r}")
+    return data
