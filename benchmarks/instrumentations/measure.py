@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import torch
 import transformers
-from instrumentations.calls import CALLS, Call, CountingModel, truth
+from instrumentations.calls import CALLS, Call, CountingModel, put_quick_generate, truth
 from instrumentations.contenders import CONTENDERS, Contender, Memory, Settle, requests_of
 from transformers import TextGenerationPipeline
 
@@ -85,6 +85,7 @@ class Bench:
         self._contender = contender
         self._memory = Memory()
         self._plain = {call.name: call.prepare(CountingModel())(SEEN_TOKENS) for call in CALLS}
+        put_quick_generate()
         self._quick = CountingModel(quick=True)
         self._bare = {call.name: self._counted(call) for call in CALLS}
         assert all(_same(self._bare[name](SEEN_TOKENS), plain) for name, plain in self._plain.items())
