@@ -107,15 +107,15 @@ class SampleRing(History):
         Raises:
             struct.error: A figure is no number, or larger than NVML has place for.
         """
-        fast = sample.fast
+        fast, temperature = sample.fast, sample.temperature_c
         record = _RECORD.pack(
             sample.monotonic_ns,
-            _MISSING if (memory := fast.memory_used_bytes) is None else memory,
-            _MISSING if (energy := fast.energy_mj) is None else energy,
-            nan if (gpu := fast.utilization) is None else gpu,
-            nan if (controller := fast.memory_controller_utilization) is None else controller,
-            nan if (power := fast.power_w) is None else power,
-            nan if (temperature := sample.temperature_c) is None else temperature,
+            _MISSING if fast.memory_used_bytes is None else fast.memory_used_bytes,
+            _MISSING if fast.energy_mj is None else fast.energy_mj,
+            nan if fast.utilization is None else fast.utilization,
+            nan if fast.memory_controller_utilization is None else fast.memory_controller_utilization,
+            nan if fast.power_w is None else fast.power_w,
+            nan if temperature is None else temperature,
             self._number(sample.throttle_reasons),
         )
         with self._lock:

@@ -67,7 +67,7 @@ class XidCounter:
         self._binding = binding
         self._handle = handle
         self._events: Any = None
-        self._take: Callable[[], int] = lambda: Code.TIMEOUT
+        self._take: Callable[[], int]
 
     def count(self) -> int:
         """Takes the events that wait, and returns how many there were in all.

@@ -125,6 +125,7 @@ class Recorder:
         try:
             record = late() if callable(late) else late
         except Exception:
+            # Whatever an instrumentor's code raises, the span would never end; the handover logs it and goes on.
             span.end()
             raise
         context = trace.set_span_in_context(span)

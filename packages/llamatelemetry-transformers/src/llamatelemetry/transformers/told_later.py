@@ -1,6 +1,6 @@
 """What is left to tell of a call of ``generate`` once its tensors were looked at: for another thread to do.
 
-It refers to no tensor and to no model: an application may free, or write over, what it has got back.
+It refers to no model and to no tensor that an application has: it may free, or write over, what it has got back.
 """
 
 from __future__ import annotations
