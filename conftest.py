@@ -5,5 +5,8 @@ from __future__ import annotations
 from hypothesis import HealthCheck, settings
 
 # Machines are shared and noisy: how long an example takes says nothing about the code.
-settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("shared-machine")
+_shared = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# One commit has one verdict. Examples nobody tried yet: pytest --hypothesis-profile=explore.
+settings.register_profile("gate", _shared, derandomize=True)
+settings.register_profile("explore", _shared, print_blob=True)
+settings.load_profile("gate")

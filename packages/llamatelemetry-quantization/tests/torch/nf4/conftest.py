@@ -26,12 +26,12 @@ def small_model(device) -> torch.nn.Module:
     class Small(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.embed_tokens = torch.nn.Embedding(50, 96)
-            self.up = torch.nn.Linear(96, 130)
-            self.norm = torch.nn.LayerNorm(130)
-            self.down = torch.nn.Linear(130, 96, bias=False)
-            self.attention = torch.nn.MultiheadAttention(96, 4, batch_first=True)
-            self.head = torch.nn.Linear(96, 50, bias=False)
+            self.embed_tokens = torch.nn.Embedding(50, 64)
+            self.up = torch.nn.Linear(64, 192)
+            self.norm = torch.nn.LayerNorm(192)
+            self.down = torch.nn.Linear(192, 64, bias=False)
+            self.attention = torch.nn.MultiheadAttention(64, 4, batch_first=True)
+            self.head = torch.nn.Linear(64, 50, bias=False)
             self.head.weight = self.embed_tokens.weight
 
         def forward(self, tokens):

@@ -61,6 +61,18 @@ def test_double_quantization_changes_scales_by_at_most_half_a_step_of_eight_bits
     assert (np.abs(after - scales) <= groups * 0.9 / 128 + 1e-5 * scales.max()).all()
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (2,), (1, 1), (2, 1), (1, 1, 1), (1, 2, 1), (1, 1, 1, 2)], ids=str)
+@pytest.mark.parametrize("double", [False, True])
+def test_numbers_that_pack_into_one_byte_come_back_in_their_shape(device, shape, double):
+    numbers = torch.arange(1.0, 1.0 + np.prod(shape), device=device).reshape(shape)
+
+    found = dequantize_tensor(quantize_tensor(numbers, FourBit(double_quantization=double)))
+
+    assert found.shape == shape
+    # The largest of a block is one of the sixteen values.
+    assert float(found.max()) == pytest.approx(float(numbers.max()))
+
+
 @pytest.mark.parametrize(("name", "expected"), [("nf4", 0.092), ("fp4", 0.122)])
 @pytest.mark.parametrize("double", [False, True])
 def test_normal_weights_lose_what_is_known_of_each_format(device, name, expected, double):

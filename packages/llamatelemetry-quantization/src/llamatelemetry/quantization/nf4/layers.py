@@ -51,7 +51,8 @@ def quantize_linears(
     """Replaces the linear layers of a model by such that keep their weights in four bits, one after another.
 
     Layers of other classes, also of classes made from ``torch.nn.Linear``, stay as they are, and so does a weight
-    that several modules share. Hooks of a layer that is replaced are gone. Weights are frozen from then on.
+    that several modules share, or whose rows are no whole blocks. Hooks of a layer that is replaced are gone. Weights
+    are frozen from then on.
 
     Args:
         model: A ``torch.nn.Module``. It is changed.
@@ -74,7 +75,7 @@ def quantize_linears(
     for name, layer in model.named_modules():
         if not isinstance(layer, torch.nn.Linear) or isinstance(layer, bitsandbytes.nn.Linear4bit):
             continue
-        reason = _reason(torch, layer, shared=uses[id(layer.weight)] > 1)
+        reason = _reason(torch, layer, chosen, shared=uses[id(layer.weight)] > 1)
         found = next((each.pattern for each in patterns if each.search(name)), None)
         if found is not None:
             skipped[name] = f"skip has {found!r}"
@@ -131,7 +132,7 @@ def restore_linears(model: Any, *, dtype: Any = None) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _reason(torch: Any, layer: Any, *, shared: bool) -> str:
+def _reason(torch: Any, layer: Any, four_bit: FourBit, *, shared: bool) -> str:
     """Why a layer cannot be replaced; empty where it can."""
     if type(layer) is not torch.nn.Linear:
         return f"it is a {type(layer).__name__}, which does more than a linear layer"
@@ -141,6 +142,9 @@ def _reason(torch: Any, layer: Any, *, shared: bool) -> str:
         return f"its weight is {layer.weight.dtype}"
     if layer.weight.device.type == "meta":
         return "its weight was not loaded"
+    # bitsandbytes 0.50 takes them for other blocks than it stored on processors with AVX-512, and is slow on GPUs.
+    if layer.in_features % four_bit.block_size:
+        return f"its rows of {layer.in_features} numbers are no whole blocks of {four_bit.block_size}"
     return ""
 
 
@@ -162,6 +166,9 @@ def _four_bit_layer(bitsandbytes: Any, layer: Any, four_bit: FourBit, compute_dt
         quant_type=four_bit.name,
         module=new,
     )
+    # Where a processor has AVX512-BF16, the first answer would round the scales to bfloat16 for good, undo their
+    # double quantization, and raise for outputs that are no multiple of 32.
+    new.support_avx512bf16_for_cpu = False
     place = layer.weight.device if device is None else device
     new.weight = weight.to(place)
     if layer.bias is not None:
@@ -172,7 +179,7 @@ def _four_bit_layer(bitsandbytes: Any, layer: Any, four_bit: FourBit, compute_dt
 
 def _numbers(bitsandbytes: Any, layer: Any) -> Any:
     """The weight that a four-bit layer computes with."""
-    # On some processors the first answer lays the four bits out anew; saving takes them back.
+    # A layer that bitsandbytes or transformers made may lie as its processor likes it; saving takes that back.
     layer.state_dict()
     numbers = bitsandbytes.functional.dequantize_4bit(layer.weight.detach(), layer.weight.quant_state)
     return numbers.reshape(layer.out_features, layer.in_features)

@@ -65,7 +65,8 @@ def quantize_tensor(tensor: Any, four_bit: FourBit | None = None, *, device: Any
     if not torch.isfinite(there).all():
         raise InvalidValueError("tensor", "not finite", "look for an overflow: NaN and infinity have no four bits")
     packed, state = functional.quantize_4bit(
-        there.reshape(there.shape or 1),
+        # Flat: what packs into a single byte comes back transposed, which three sizes or more do not allow.
+        there.reshape(-1),
         blocksize=chosen.block_size,
         quant_type=chosen.name,
         # A mean of no scales is NaN.
@@ -88,7 +89,6 @@ def dequantize_tensor(quantized: FourBitTensor, *, dtype: Any = None) -> Any:
         MissingDependencyError: torch or bitsandbytes is not installed; carries the command that installs both.
     """
     numbers = load_bitsandbytes().functional.dequantize_4bit(quantized.packed, quantized.state)
-    # A packed tensor of a single byte comes back turned round.
     numbers = numbers.reshape(quantized.shape)
     return numbers if dtype is None else numbers.to(dtype)
 
