@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from ctypes import byref
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from llamatelemetry.gpu.nvml_questions import Code
 
-_Answer = TypeVar("_Answer")
-_Figure = TypeVar("_Figure")
-
+UNSIGNED_INT: Final = 1
+"""NVML_VALUE_TYPE_UNSIGNED_INT of nvmlValueType_t."""
 _FIELD_MEMBERS: Final = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
 """Members of nvmlValue_t, in the order of nvmlValueType_t."""
 
@@ -30,9 +29,7 @@ def bound(binding: Any, function: str, *arguments: Any) -> Callable[[], int]:
     return partial(found, *arguments)
 
 
-def asking(
-    binding: Any, function: str, *arguments: Any, answer: _Answer, then: Callable[[_Answer], _Figure]
-) -> Callable[[], _Figure]:
+class Asking:
     """A call that is made in one thread at a time, and raises the binding's NVMLError.
 
     Args:
@@ -41,15 +38,29 @@ def asking(
         arguments: All but the last, which is where the answer goes.
         answer: What is passed as that, each time.
         then: Makes the figure of it.
+
+    Attributes:
+        call: Makes the call, returns NVML's code and raises nothing.
+        answer: As given.
     """
-    call, error = bound(binding, function, *arguments, byref(answer)), binding.NVMLError  # type: ignore[arg-type]
 
-    def ask() -> _Figure:
-        if code := call():
-            raise error(code)
-        return then(answer)
+    __slots__ = ("_error", "_then", "answer", "call")
 
-    return ask
+    def __init__(self, binding: Any, function: str, *arguments: Any, answer: Any, then: Callable[[Any], Any]) -> None:
+        self.call: Callable[[], int] = bound(binding, function, *arguments, byref(answer))
+        self.answer: Any = answer
+        self._error = binding.NVMLError
+        self._then = then
+
+    def __call__(self) -> Any:
+        """The figure.
+
+        Raises:
+            NVMLError: NVML refused.
+        """
+        if code := self.call():
+            raise self._error(code)
+        return self._then(self.answer)
 
 
 def number(answer: Any, member: str) -> Any:

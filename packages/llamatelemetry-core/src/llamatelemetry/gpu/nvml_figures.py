@@ -13,8 +13,9 @@ from operator import attrgetter
 from typing import Any, Final
 
 from llamatelemetry.gpu.device import FastReading, GPUDevice, RareReading, SlowReading
-from llamatelemetry.gpu.nvml_calls import asking, field_value, number
+from llamatelemetry.gpu.nvml_calls import Asking
 from llamatelemetry.gpu.nvml_counters import NvlinkCounters, XidCounter
+from llamatelemetry.gpu.nvml_fast import FastFigures
 from llamatelemetry.gpu.nvml_names import throttle_reasons
 from llamatelemetry.gpu.nvml_processes import ProcessUtilization, process_ways, with_utilization
 from llamatelemetry.gpu.nvml_questions import Question, Way
@@ -28,7 +29,6 @@ _PCIE_RECEIVED: Final = 1
 _ECC_CORRECTED: Final = 0
 _ECC_UNCORRECTED: Final = 1
 _SINCE_DRIVER_LOADED: Final = 0
-_POWER_INSTANT: Final = 186
 
 # NVML says "KB/s"; nvidia-smi and others print it as such.
 _BYTES_PER_KB: Final = 1000
@@ -54,30 +54,8 @@ class DeviceFigures:
         self._binding = binding
         self._handle = handle
         self._subject = _subject(device)
-        self._memory = self._question(
-            "memory_used_bytes",
-            self._way(
-                "nvmlDeviceGetMemoryInfo_v2", answer=binding.c_nvmlMemory_v2_t(binding.nvmlMemory_v2), then=_used
-            ),
-            self._way("nvmlDeviceGetMemoryInfo", answer=binding.c_nvmlMemory_t(), then=_used),
-        )
-        self._utilization = self._question(
-            "utilization",
-            "memory_controller_utilization",
-            self._way("nvmlDeviceGetUtilizationRates", answer=binding.c_nvmlUtilization_t(), then=_shares),
-        )
-        self._power = self._drawn(
-            "power_w",
-            self._way(
-                "nvmlDeviceGetFieldValues",
-                1,
-                answer=binding.c_nvmlFieldValue_t(_POWER_INSTANT),
-                then=lambda answer: field_value(binding, answer) / 1000,
-                asked="(POWER_INSTANT)",
-            ),
-            self._way("nvmlDeviceGetPowerUsage", then=lambda milliwatts: milliwatts.value / 1000),
-        )
-        self._energy = self._drawn("energy_mj", self._way("nvmlDeviceGetTotalEnergyConsumption", answer=c_ulonglong()))
+        # What some drivers say that an instance draws is what the whole GPU does, which would be counted twice.
+        self._fast = FastFigures(binding, handle, self._subject, draws=device.parent_uuid is None)
         self._temperature = self._question(
             "temperature_c",
             self._way("nvmlDeviceGetTemperature", _SENSOR_GPU, then=_celsius),
@@ -112,14 +90,7 @@ class DeviceFigures:
         Raises:
             DeviceLostError: The device is gone.
         """
-        utilization, memory_controller = self._utilization.ask() or (None, None)
-        return FastReading(
-            memory_used_bytes=self._memory.ask(),
-            utilization=utilization,
-            memory_controller_utilization=memory_controller,
-            power_w=self._power.ask(),
-            energy_mj=self._energy.ask(),
-        )
+        return self._fast.read()
 
     def slow(self) -> SlowReading:
         """Temperature, clocks, throttling and errors.
@@ -157,8 +128,9 @@ class DeviceFigures:
 
     def absences(self) -> Iterator[tuple[str, str]]:
         """Names of figures that were asked for and are not there, and why."""
-        for question in vars(self).values():
-            if isinstance(question, Question) and question.reason is not None:
+        own = (value for value in vars(self).values() if isinstance(value, Question))
+        for question in (*self._fast.questions, *own):
+            if question.reason is not None:
                 for figure in question.figures:
                     yield figure, question.reason
 
@@ -166,37 +138,21 @@ class DeviceFigures:
         figures = tuple(part for part in parts if isinstance(part, str))
         return Question(figures, self._subject, *(part for part in parts if not isinstance(part, str)))
 
-    def _drawn(self, figure: str, *ways: Way) -> Question:
-        if self.device.parent_uuid is None:
-            return Question((figure,), self._subject, *ways)
-        # Some drivers answer for an instance with what the whole GPU draws, which would be counted twice.
-        return Question((figure,), self._subject, reason="what a MIG instance draws is measured on its whole GPU only")
-
     def _way(
         self,
         function: str,
         *arguments: Any,
         answer: Any = None,
         then: Callable[[Any], Any] = attrgetter("value"),
-        asked: str = "",
     ) -> Way:
         answer = c_uint() if answer is None else answer
-        ask = asking(self._binding, function, self._handle, *arguments, answer=answer, then=then)
-        return f"{function}{asked}", ask
+        return function, Asking(self._binding, function, self._handle, *arguments, answer=answer, then=then)
 
     def _ecc(self, kind: int) -> Way:
         return self._way("nvmlDeviceGetTotalEccErrors", kind, _SINCE_DRIVER_LOADED, answer=c_ulonglong())
 
     def _pcie(self, direction: int) -> Way:
         return self._way("nvmlDeviceGetPcieThroughput", direction, then=lambda answer: answer.value * _BYTES_PER_KB)
-
-
-def _used(memory: Any) -> Any:
-    return number(memory, "used")
-
-
-def _shares(rates: Any) -> tuple[float, float]:
-    return number(rates, "gpu") / 100, number(rates, "memory") / 100
 
 
 def _celsius(answer: c_uint) -> float:

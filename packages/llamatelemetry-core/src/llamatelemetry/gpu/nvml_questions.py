@@ -106,20 +106,26 @@ class Question:
 
     Attributes:
         figures: As given.
+        call: What asks now; None where nothing does any more.
         reason: Why the last answer was None; None after an answer.
     """
 
-    __slots__ = ("_answered", "_call", "_refusal", "_subject", "_unknown", "_ways", "figures", "reason")
+    __slots__ = ("_answered", "_refusal", "_subject", "_unknown", "_ways", "call", "figures", "reason")
 
     def __init__(self, figures: tuple[str, ...], subject: str, *ways: Way, reason: str | None = None) -> None:
         self.figures: tuple[str, ...] = figures
+        self.call: Callable[[], Any] | None = ways[0][1] if ways else None
         self.reason: str | None = reason
         self._refusal: str | None = None
         self._subject = subject
         self._ways = list(ways)
-        self._call = ways[0][1] if ways else None
         self._answered = False
         self._unknown = 0
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether what asks now was answered the last time, or nothing asks any more."""
+        return self.call is None or (self._answered and self.reason is None)
 
     def ask(self) -> Any:
         """The answer; None where there is none.
@@ -127,7 +133,7 @@ class Question:
         Raises:
             DeviceLostError: The device answers nothing any more.
         """
-        while (call := self._call) is not None:
+        while (call := self.call) is not None:
             try:
                 answer = call()
             except Exception as error:  # noqa: BLE001 - a figure that cannot be had is absent, whatever the binding does.
@@ -155,7 +161,7 @@ class Question:
         self.reason = self._refusal = self._refusal if self._refusal and _is_missing(error) else reason
         self._answered, self._unknown = False, 0
         del self._ways[0]
-        self._call = self._ways[0][1] if self._ways else None
+        self.call = self._ways[0][1] if self._ways else None
         return True
 
 
