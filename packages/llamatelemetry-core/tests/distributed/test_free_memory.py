@@ -43,9 +43,6 @@ class MadeUpReader:
     def rare(self, device: GPUDevice) -> RareReading:
         return RareReading()
 
-    def is_lost(self, device: GPUDevice) -> bool:
-        return False
-
     def absences(self, device: GPUDevice) -> Mapping[str, str]:
         return {"memory_used_bytes": "not supported"} if self._used[device] is None else {}
 

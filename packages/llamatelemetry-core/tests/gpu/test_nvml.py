@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -113,7 +114,7 @@ def opened(environ: dict[str, str] | None = None) -> Iterator[Nvml]:
 def readings(nvml: Nvml, device: GPUDevice) -> dict[str, Any]:
     """Everything that is read of a device, by field; a process's utilization as ``processes.utilization``."""
     found: dict[str, Any] = {}
-    for reading in (nvml.fast(device), nvml.slow(device), nvml.rare(device)):
+    for reading in (nvml.fast(device) or FastReading(), nvml.slow(device), nvml.rare(device)):
         found |= {name: getattr(reading, name) for name in reading.__slots__}
     shares = [process.utilization for process in found["processes"] or ()]
     return found | {"processes.utilization": shares[0] if shares else None}
@@ -441,7 +442,7 @@ def test_a_device_of_the_stub_that_is_gone_is_lost_whichever_call_finds_out(
         readings(nvml, device)
         assert nvml.is_lost(device)
         assert (nvml.fast(device), nvml.slow(device), nvml.rare(device)) == (
-            FastReading(),
+            None,
             SlowReading(),
             RareReading(),
         )
@@ -457,7 +458,7 @@ def test_a_lost_gpu_of_the_stub_is_not_asked_again_and_comes_back_on_reopening(t
     with opened() as nvml:
         first, second = nvml.devices
         t4x2.devices[0].lose()
-        assert nvml.fast(first) == FastReading()
+        assert nvml.fast(first) is None
         assert (nvml.is_lost(first), nvml.is_lost(second)) == (True, False)
         asked = t4x2.calls()
         assert nvml.slow(first) == SlowReading()
@@ -486,7 +487,7 @@ def test_the_last_gpu_of_the_stub_to_go_makes_the_status_lost_until_it_is_back(l
         assert nvml.open().state is DriverState.LOST
         assert nvml.devices == (device,)
         assert nvml.is_lost(device)
-        assert nvml.fast(device) == FastReading()
+        assert nvml.fast(device) is None
         laptop.devices[0].restore()
         assert nvml.open().state is DriverState.READY
         assert nvml.fast(device).power_w == 8.0
@@ -535,6 +536,33 @@ def test_an_unknown_error_of_the_stub_that_stays_from_the_start_leaves_the_older
         seen = [nvml.fast(device).memory_used_bytes for _ in range(PATIENCE + 1)]
         assert seen == [None, None, 100 * MIB, 100 * MIB]
         assert "memory_used_bytes" not in nvml.absences(device)
+
+
+FAST_CALLS = (
+    "nvmlDeviceGetMemoryInfo_v2",
+    "nvmlDeviceGetUtilizationRates",
+    "nvmlDeviceGetFieldValues",
+    "nvmlDeviceGetTotalEnergyConsumption",
+)
+
+
+@pytest.mark.parametrize("refused", [c for n in range(5) for c in itertools.combinations(FAST_CALLS, n)], ids=",".join)
+def test_later_readings_of_the_stub_are_what_a_first_one_says(h100: NvmlStub, refused: tuple[str, ...]) -> None:
+    scripted = h100.devices[0]
+    for function in refused:
+        scripted.fail(function, pynvml.NVML_ERROR_NOT_SUPPORTED)
+    with opened() as nvml:
+        for number in range(1, 5):
+            scripted.memory_used(number * 2**34)
+            scripted.utilization(10 * number, number)
+            scripted.power_w(100.0 * number)
+            h100.advance(2)  # Power that is an average is one of a second.
+            with opened() as anew:
+                expected = anew.fast(anew.devices[0])
+            assert expected is not None
+            assert nvml.fast(nvml.devices[0]) == expected
+            assert (expected.memory_used_bytes, expected.power_w) == (number * 2**34, 100.0 * number)
+            assert expected.utilization == (None if FAST_CALLS[1] in refused else number / 10)
 
 
 def test_an_unknown_error_of_a_stub_function_that_has_answered_never_gives_it_up(t4x2: NvmlStub) -> None:
@@ -727,7 +755,7 @@ def test_a_driver_of_the_stub_that_goes_away_takes_the_devices_with_it(t4x2: Nvm
         t4x2.fail("nvmlInitWithFlags", pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
         assert nvml.open().state is DriverState.NO_DRIVER
         assert nvml.devices == ()
-        assert nvml.fast(device) == FastReading()
+        assert nvml.fast(device) is None
         assert not nvml.is_lost(device)
 
 
@@ -777,7 +805,7 @@ def test_opening_and_closing_the_stub_may_be_repeated_in_any_order(t4x2: NvmlStu
     nvml.close()
     nvml.close()
     assert (nvml.status.state, nvml.devices) == (DriverState.FAILED, ())
-    assert nvml.fast(devices[0]) == FastReading()
+    assert nvml.fast(devices[0]) is None
     assert nvml.absences(devices[0]) == {}
     assert t4x2.calls("nvmlShutdown") == t4x2.calls("nvmlInitWithFlags") == 2
 

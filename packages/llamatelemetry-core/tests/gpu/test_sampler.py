@@ -67,10 +67,10 @@ class MadeUpReader:
         self._called("close")
         self.devices = ()
 
-    def fast(self, device: GPUDevice) -> FastReading:
+    def fast(self, device: GPUDevice) -> FastReading | None:
         self._called("fast", device)
         if device.uuid in self.lost:
-            return FastReading()
+            return None
         drawn_mj = (self._now_ns() - self._zero_ns) * 50 // 1_000_000
         return FastReading(
             memory_used_bytes=self.calls["fast"],
@@ -86,9 +86,6 @@ class MadeUpReader:
     def rare(self, device: GPUDevice) -> RareReading:
         self._called("rare", device)
         return RareReading(processes=(GPUProcess(pid=self.calls["rare"]),))
-
-    def is_lost(self, device: GPUDevice) -> bool:
-        return device.uuid in self.lost
 
     def absences(self, device: GPUDevice) -> dict[str, str]:
         return {}
@@ -660,7 +657,6 @@ def test_the_interpreter_ends_while_somebody_listens_even_if_the_driver_hangs(ha
             return FastReading()
         def slow(self, device): return SlowReading()
         def rare(self, device): return RareReading()
-        def is_lost(self, device): return False
 
     GPUSampler(Reader()).subscribe()
     assert Reader.inside.wait(10)

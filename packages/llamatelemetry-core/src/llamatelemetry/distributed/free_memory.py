@@ -28,7 +28,8 @@ def free_memory(reader: GPUReader) -> tuple[GPURoom, ...]:
     for device in reader.devices:
         if device.mig_enabled and device.parent_uuid is None:
             continue
-        used = reader.fast(device).memory_used_bytes
+        reading = reader.fast(device)
+        used = None if reading is None else reading.memory_used_bytes
         if used is None or device.memory_total_bytes is None:
             reason = reader.absences(device).get("memory_used_bytes", "the driver does not tell")
             message = f"{device.name} ({device.uuid}) does not say how much of its memory is used: {reason}"

@@ -99,7 +99,12 @@ class History:
 class SampleRing(History):
     """A history that is written to: once it is full, each sample takes the place of the oldest."""
 
-    __slots__ = ()
+    __slots__ = ("_latest_number", "_latest_reasons")
+
+    def __init__(self, uuid: str, capacity: int) -> None:
+        super().__init__(uuid, capacity)
+        self._latest_number = 0
+        self._latest_reasons: tuple[str, ...] | None = None
 
     def append(self, sample: Sample) -> None:
         """Keeps a sample; one writer at a time, and none older than the one before.
@@ -107,16 +112,20 @@ class SampleRing(History):
         Raises:
             struct.error: A figure is no number, or larger than NVML has place for.
         """
-        fast, temperature = sample.fast, sample.temperature_c
+        fast, reasons = sample.fast, sample.throttle_reasons
+        if reasons is not self._latest_reasons:
+            self._latest_number, self._latest_reasons = self._number(reasons), reasons
+        memory, energy, temperature = fast.memory_used_bytes, fast.energy_mj, sample.temperature_c
+        gpu, controller, power = fast.utilization, fast.memory_controller_utilization, fast.power_w
         record = _RECORD.pack(
             sample.monotonic_ns,
-            _MISSING if fast.memory_used_bytes is None else fast.memory_used_bytes,
-            _MISSING if fast.energy_mj is None else fast.energy_mj,
-            nan if fast.utilization is None else fast.utilization,
-            nan if fast.memory_controller_utilization is None else fast.memory_controller_utilization,
-            nan if fast.power_w is None else fast.power_w,
+            _MISSING if memory is None else memory,
+            _MISSING if energy is None else energy,
+            nan if gpu is None else gpu,
+            nan if controller is None else controller,
+            nan if power is None else power,
             nan if temperature is None else temperature,
-            self._number(sample.throttle_reasons),
+            self._latest_number,
         )
         with self._lock:
             place = self._written % self._capacity * _RECORD.size

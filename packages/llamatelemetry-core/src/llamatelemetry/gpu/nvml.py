@@ -28,10 +28,10 @@ from llamatelemetry.gpu.nvml_figures import DeviceFigures
 from llamatelemetry.gpu.nvml_questions import DeviceLostError
 from llamatelemetry.gpu.visible import VISIBLE_VARIABLE, visible_uuids
 
-_Reading = TypeVar("_Reading", FastReading, SlowReading, RareReading)
+_Reading = TypeVar("_Reading", SlowReading, RareReading)
 
 _CLOSED: Final = DriverStatus(state=DriverState.FAILED, message="NVML is not open", fix="call open()")
-_NO_FAST, _NO_SLOW, _NO_RARE = FastReading(), SlowReading(), RareReading()
+_NO_SLOW, _NO_RARE = SlowReading(), RareReading()
 
 
 class Nvml:
@@ -57,6 +57,7 @@ class Nvml:
         self._binding: Any = None
         self._owner = 0
         self._figures: dict[str, DeviceFigures] = {}
+        self._fast: dict[str, Callable[[], FastReading]] = {}  # Of devices that answer.
         self._lost: set[str] = set()
         self._xids: dict[str, int] = {}
 
@@ -84,9 +85,16 @@ class Nvml:
         self.devices, self._lost = (), set()
         self.status = _CLOSED
 
-    def fast(self, device: GPUDevice) -> FastReading:
-        """Memory, utilization, power and energy: four calls."""
-        return self._read(device, DeviceFigures.fast, _NO_FAST)
+    def fast(self, device: GPUDevice) -> FastReading | None:
+        """Memory, utilization, power and energy: four calls. None for a device that is lost, or not known."""
+        read = self._fast.get(device.uuid)
+        if read is None:
+            return None
+        try:
+            return read()
+        except DeviceLostError:
+            self._lose(device)
+            return None
 
     def slow(self, device: GPUDevice) -> SlowReading:
         """Temperature, clocks, throttling, ECC and Xid errors: about seven calls."""
@@ -116,11 +124,15 @@ class Nvml:
         try:
             return read(figures)
         except DeviceLostError:
-            self._lost.add(device.uuid)
-            if len(self._lost) == len(self.devices):
-                gone = lost()
-                self.status = replace(self.status, state=gone.state, message=gone.message, fix=gone.fix)
+            self._lose(device)
             return nothing
+
+    def _lose(self, device: GPUDevice) -> None:
+        self._lost.add(device.uuid)
+        self._fast.pop(device.uuid, None)
+        if len(self._lost) == len(self.devices):
+            gone = lost()
+            self.status = replace(self.status, state=gone.state, message=gone.message, fix=gone.fix)
 
     def _adopt(self, gpus: tuple[FoundGPU, ...], known: tuple[GPUDevice, ...], versions: Versions) -> DriverStatus:
         """Takes over what was found; what was known before and is not found again counts as lost."""
@@ -130,7 +142,8 @@ class Nvml:
         gone = tuple(device for device in known if not {device.uuid, device.parent_uuid} & found)
         for entry in visible:
             uuid = entry.device.uuid
-            self._figures[uuid] = DeviceFigures(self._binding, entry.handle, entry.device, self._xids.get(uuid, 0))
+            figures = DeviceFigures(self._binding, entry.handle, entry.device, self._xids.get(uuid, 0))
+            self._figures[uuid], self._fast[uuid] = figures, figures.fast.read
         self._lost = {device.uuid for device in gone}
         self.devices = (*(entry.device for entry in visible), *gone)
         self.status = self._status(gpus, hidden=len(found) - len(visible), versions=versions)
@@ -168,7 +181,7 @@ class Nvml:
             self._xids[uuid] = figures.xids.total
             if ours:
                 figures.xids.close()
-        self._figures = {}
+        self._figures, self._fast = {}, {}
         if self._binding is not None and ours:
             with contextlib.suppress(Exception):  # The driver may be gone, and then there is nothing to let go of.
                 self._binding.nvmlShutdown()

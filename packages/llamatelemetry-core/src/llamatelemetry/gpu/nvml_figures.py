@@ -12,7 +12,7 @@ from ctypes import c_uint, c_ulonglong
 from operator import attrgetter
 from typing import Any, Final
 
-from llamatelemetry.gpu.device import FastReading, GPUDevice, RareReading, SlowReading
+from llamatelemetry.gpu.device import GPUDevice, RareReading, SlowReading
 from llamatelemetry.gpu.nvml_calls import Asking
 from llamatelemetry.gpu.nvml_counters import NvlinkCounters, XidCounter
 from llamatelemetry.gpu.nvml_fast import FastFigures
@@ -45,6 +45,7 @@ class DeviceFigures:
 
     Attributes:
         device: As given.
+        fast: Reads memory, utilization, power and energy.
         xids: Counts Xid events.
     """
 
@@ -55,7 +56,7 @@ class DeviceFigures:
         self._handle = handle
         self._subject = _subject(device)
         # What some drivers say that an instance draws is what the whole GPU does, which would be counted twice.
-        self._fast = FastFigures(binding, handle, self._subject, draws=device.parent_uuid is None)
+        self.fast: FastFigures = FastFigures(binding, handle, self._subject, draws=device.parent_uuid is None)
         self._temperature = self._question(
             "temperature_c",
             self._way("nvmlDeviceGetTemperature", _SENSOR_GPU, then=_celsius),
@@ -83,14 +84,6 @@ class DeviceFigures:
         self._nvlink = self._question(
             "nvlink_transmitted_bytes", "nvlink_received_bytes", *NvlinkCounters(binding, handle).ways()
         )
-
-    def fast(self) -> FastReading:
-        """Memory, utilization, power and energy.
-
-        Raises:
-            DeviceLostError: The device is gone.
-        """
-        return self._fast.read()
 
     def slow(self) -> SlowReading:
         """Temperature, clocks, throttling and errors.
@@ -129,7 +122,7 @@ class DeviceFigures:
     def absences(self) -> Iterator[tuple[str, str]]:
         """Names of figures that were asked for and are not there, and why."""
         own = (value for value in vars(self).values() if isinstance(value, Question))
-        for question in (*self._fast.questions, *own):
+        for question in (*self.fast.questions, *own):
             if question.reason is not None:
                 for figure in question.figures:
                     yield figure, question.reason

@@ -29,8 +29,8 @@ class GPUReader(Protocol):
         """Lets go of the driver; again is harmless."""
         ...
 
-    def fast(self, device: GPUDevice) -> FastReading:
-        """What takes microseconds."""
+    def fast(self, device: GPUDevice) -> FastReading | None:
+        """What takes microseconds; None once the device does not answer any more, until it is opened again."""
         ...
 
     def slow(self, device: GPUDevice) -> SlowReading:
@@ -39,10 +39,6 @@ class GPUReader(Protocol):
 
     def rare(self, device: GPUDevice) -> RareReading:
         """What takes milliseconds."""
-        ...
-
-    def is_lost(self, device: GPUDevice) -> bool:
-        """Whether the device did not answer at the last call."""
         ...
 
     def absences(self, device: GPUDevice) -> Mapping[str, str]:

@@ -106,8 +106,7 @@ class Rounds:
         now_ns = self._now()
         device, was_lost = track.device, track.lost_ns is not None
         try:
-            fast = self._reader.fast(device)
-            if not self._reader.is_lost(device):
+            if (fast := self._reader.fast(device)) is not None:
                 sample = track.take(now_ns, fast)
                 if was_lost:
                     _log.info("GPU %s (%s) answers again", device.uuid, device.name)

@@ -23,40 +23,41 @@ class EnergySum:
         longest_gap_ns: Power is added up only between readings that are no further apart.
     """
 
-    __slots__ = ("_counter", "_longest_gap_ns", "_power", "joules")
+    __slots__ = ("_energy_mj", "_longest_gap_ns", "_power_w", "_read_ns", "joules")
 
     def __init__(self, longest_gap_ns: int) -> None:
         self._longest_gap_ns = longest_gap_ns
-        self._counter: tuple[int, int] | None = None
-        self._power: tuple[int, float] | None = None
+        self._read_ns = 0
+        self._energy_mj: int | None = None
+        self._power_w: float | None = None
         self.joules: float | None = None
 
     def add(self, monotonic_ns: int, fast: FastReading, power_limit_w: float | None) -> None:
         """Adds what was drawn since the last reading."""
-        if fast.energy_mj is not None:
-            self._count(monotonic_ns, fast.energy_mj, power_limit_w or _ANY_GPU_W)
-        elif self._counter is None and fast.power_w is not None:
-            self._integrate(monotonic_ns, fast.power_w)
-
-    def _count(self, monotonic_ns: int, energy_mj: int, power_limit_w: float) -> None:
-        drawn = 0.0
-        if self._counter is not None:
-            before_ns, before_mj = self._counter
-            # A second more than passed, because counters are brought up to date in steps.
-            most = _PLAUSIBLE * power_limit_w * ((monotonic_ns - before_ns) / 1e9 + 1)
-            drawn = (energy_mj - before_mj) / 1e3
-            drawn = drawn if 0 <= drawn <= most else 0.0
-        self._counter = monotonic_ns, energy_mj
+        if (energy_mj := fast.energy_mj) is not None:
+            drawn = self._counted(monotonic_ns, energy_mj, power_limit_w or _ANY_GPU_W)
+            self._energy_mj = energy_mj
+        elif self._energy_mj is None and (power_w := fast.power_w) is not None:
+            drawn = self._integrated(monotonic_ns, power_w)
+            self._power_w = power_w
+        else:
+            return
+        self._read_ns = monotonic_ns
         self.joules = (self.joules or 0.0) + drawn
 
-    def _integrate(self, monotonic_ns: int, power_w: float) -> None:
-        drawn = 0.0
-        if self._power is not None:
-            before_ns, before_w = self._power
-            if (passed_ns := monotonic_ns - before_ns) <= self._longest_gap_ns:
-                drawn = (before_w + power_w) / 2 * passed_ns / 1e9
-        self._power = monotonic_ns, power_w
-        self.joules = (self.joules or 0.0) + drawn
+    def _counted(self, monotonic_ns: int, energy_mj: int, power_limit_w: float) -> float:
+        if self._energy_mj is None:
+            return 0.0
+        drawn = (energy_mj - self._energy_mj) / 1e3
+        # A second more than passed, because counters are brought up to date in steps.
+        most = _PLAUSIBLE * power_limit_w * ((monotonic_ns - self._read_ns) / 1e9 + 1)
+        return drawn if 0 <= drawn <= most else 0.0
+
+    def _integrated(self, monotonic_ns: int, power_w: float) -> float:
+        passed_ns = monotonic_ns - self._read_ns
+        if self._power_w is None or passed_ns > self._longest_gap_ns:
+            return 0.0
+        return (self._power_w + power_w) / 2 * passed_ns / 1e9
 
 
 class Track:
