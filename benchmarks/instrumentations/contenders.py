@@ -45,7 +45,8 @@ class Memory:
         loggers = LoggerProvider(shutdown_on_exit=False)
         loggers.add_log_record_processor(SimpleLogRecordProcessor(self._logs))
         set_tracer_provider(tracers)
-        set_meter_provider(MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False))
+        self.metrics = InMemoryMetricReader()
+        set_meter_provider(MeterProvider([self.metrics], shutdown_on_exit=False))
         set_logger_provider(loggers)
 
     def clear(self) -> None:

@@ -22,6 +22,7 @@ import torch
 import transformers
 from instrumentations.calls import CALLS, Call, CountingModel, put_quick_generate, truth
 from instrumentations.contenders import CONTENDERS, Contender, Memory, Settle, requests_of
+from instrumentations.replay import points, sdk_us, since
 from transformers import TextGenerationPipeline
 
 TOKENS = 64
@@ -121,6 +122,16 @@ class Bench:
             ],
         }
 
+    def sdk_us(self, call: Call) -> float:
+        """What the SDK alone takes for the telemetry of one call."""
+        self._memory.clear()
+        before = points(self._memory.metrics)
+        self._measured[call.name](TOKENS)
+        self._settle()
+        measured = since(before, points(self._memory.metrics))
+        spans = self._memory.spans.get_finished_spans()
+        return sdk_us(spans, measured)
+
     def costs_us(self, call: Call, tokens: int, pairs: int) -> list[tuple[float, float]]:
         """What one call costs more, pair by pair: microseconds of CPU of all threads, and of the caller's."""
         bare, measured = self._bare[call.name], self._measured[call.name]
@@ -163,11 +174,19 @@ def main() -> None:
     bench = Bench(CONTENDERS[name])
     gc.collect()
     gc.freeze()
-    found: dict[str, Any] = {"places": bench.places, "seen": {}, "call_us": {}, "few_us": [], "many_us": []}
+    found: dict[str, Any] = {
+        "places": bench.places,
+        "seen": {},
+        "call_us": {},
+        "sdk_us": {},
+        "few_us": [],
+        "many_us": [],
+    }
     for call in CALLS:
         found["seen"][call.name] = bench.seen(call)
         if not found["seen"][call.name]["error"]:
             found["call_us"][call.name] = bench.costs_us(call, TOKENS, pairs)
+            found["sdk_us"][call.name] = bench.sdk_us(call)
     found["few_us"] = bench.costs_us(CALLS[0], FEW, pairs)
     found["many_us"] = bench.costs_us(CALLS[0], MANY, pairs)
     path.write_text(json.dumps(found))
