@@ -149,6 +149,7 @@ class FastFigures:
             self._answered = tuple(each is not None for each in ways)
             self._calls = tuple(each.call for each in ways if isinstance(each, Asking))
             if not any(isinstance(each, Asking) and each.answer is self._field for each in ways):
+                # The field is not asked for any more, and what it said of itself would stand for the older way.
                 self._field.valueType, self._field.nvmlReturn = UNSIGNED_INT, 0
 
 
