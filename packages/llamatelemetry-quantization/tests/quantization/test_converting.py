@@ -123,9 +123,19 @@ def test_smaller_types_are_refused_with_what_makes_them(tmp_path, checkpoint):
         convert(checkpoint, tmp_path / "out.gguf", file_type="Q4_K_M")
 
 
-def test_a_file_that_is_read_is_not_written(checkpoint):
-    with pytest.raises(InvalidValueError, match="another file"):
-        convert(checkpoint, checkpoint / "model.safetensors")
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "README.md"])
+def test_no_file_of_the_checkpoint_is_written_over(checkpoint, name):
+    (checkpoint / "README.md").write_text("What it is.")
+    (checkpoint / "nowhere.json").symlink_to("gone")
+    before = (checkpoint / name).read_bytes()
+    with pytest.raises(InvalidValueError, match="another file than one of the checkpoint"):
+        convert(checkpoint, checkpoint / name)
+    assert (checkpoint / name).read_bytes() == before
+
+
+def test_a_gguf_file_may_stand_in_its_checkpoint_and_is_made_again(checkpoint):
+    first = convert(checkpoint, checkpoint / "model.gguf").path.read_bytes()
+    assert convert(checkpoint, checkpoint / "model.gguf").path.read_bytes() == first
 
 
 @pytest.mark.parametrize("key", ["general.architecture", "llama.block_count", "general.alignment", ""])

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,3 +69,12 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
     with pytest.raises(ModelFileError, match="cannot be written"):
         collector.write(tmp_path / "none" / "imatrix.gguf", dataset="")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_plain_file_is_not_replaced_by_a_matrix(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    for name, message in (("pipe", "no plain file"), (".", "Is a directory")):
+        with pytest.raises(ModelFileError, match=message):
+            measured(name)
+    assert Path("pipe").is_fifo()

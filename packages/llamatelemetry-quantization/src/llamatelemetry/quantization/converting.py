@@ -111,7 +111,7 @@ def convert(
     source, target = Path(source), Path(target)
     ggml = load_ggml()
     with open_checkpoint(source) as checkpoint:
-        _check_apart(checkpoint, target)
+        _check_apart(checkpoint, source, target)
         values = ConfigValues(source / "config.json", checkpoint.config)
         family = family_of(values)
         sizes = read_sizes(values, default_head=family.default_head)
@@ -168,13 +168,16 @@ def _threads(threads: int | None) -> int:
     return threads
 
 
-def _check_apart(checkpoint: Checkpoint, target: Path) -> None:
+def _check_apart(checkpoint: Checkpoint, source: Path, target: Path) -> None:
     try:
         status = target.stat()
     except (OSError, ValueError):
         return  # It is not there yet, or cannot be: then writing it says so.
-    if any(os.path.samestat(os.fstat(file.fileno()), status) for file in checkpoint.files.values()):
-        raise InvalidValueError("target", str(target), "give another file than one to read")
+    weights = [os.fstat(file.fileno()) for file in checkpoint.files.values()]
+    # Nothing that stands in a checkpoint was made of it, but for GGUF files.
+    others = [path.stat() for path in source.iterdir() if path.suffix != ".gguf" and path.exists()]
+    if any(os.path.samestat(each, status) for each in (*weights, *others)):
+        raise InvalidValueError("target", str(target), "give another file than one of the checkpoint")
 
 
 def _add(keys: dict[str, Value], metadata: Mapping[str, str | int]) -> None:

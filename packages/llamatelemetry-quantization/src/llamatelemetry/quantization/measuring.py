@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llamatelemetry.errors import InvalidValueError, ModelFileError
+from llamatelemetry.quantization.new_file import check_place
 
 __all__ = ["ImportanceCollector"]
 
@@ -91,6 +92,7 @@ class ImportanceCollector:
             raise InvalidValueError(
                 "importance", {}, "run the model on a text first, with add() called for each weight"
             )
+        check_place(path)
         temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
         with self._lock:
             sums, counts = dict(self._sums), dict(self._counts)

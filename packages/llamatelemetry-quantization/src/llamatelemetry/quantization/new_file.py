@@ -13,7 +13,7 @@ from typing import Final
 
 from llamatelemetry.errors import ModelFileError
 
-__all__ = ["new_file"]
+__all__ = ["check_place", "new_file"]
 
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -28,10 +28,10 @@ def new_file(path: Path, size_bytes: int) -> Iterator[int]:
     Raises:
         ModelFileError: It cannot be written; nothing of it is left, and what had that name is still there.
     """
+    check_place(path)
     # Short, because a name that is as long as names may be has no room for more.
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        _check_name(path)
         descriptor = os.open(temporary, _NEW, 0o644)
     except (OSError, ValueError) as error:
         raise _unwritable(path, error, size_bytes) from error
@@ -50,13 +50,25 @@ def new_file(path: Path, size_bytes: int) -> Iterator[int]:
     _sync_folder(path.parent)
 
 
-def _check_name(path: Path) -> None:
-    """Sees that a file can have that name: renaming would say so only when all the work is done."""
+def check_place(path: Path) -> None:
+    """Holds a place to be one for a new file, before hours go into what is to be in it.
+
+    Raises:
+        ModelFileError: Its folder is not there, or something has that name that is no plain file.
+    """
     try:
-        if stat.S_ISDIR(path.lstat().st_mode):
+        try:
+            found = path.stat().st_mode
+        except FileNotFoundError:
+            path.parent.stat()
+            return
+        if stat.S_ISDIR(found):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    except FileNotFoundError:
-        pass
+    except (OSError, ValueError) as error:
+        raise _unwritable(path, error, 0) from error
+    if not stat.S_ISREG(found):
+        # What is renamed to the name of a device takes its place.
+        raise ModelFileError(path, "cannot be written: it is no plain file")
 
 
 def _sync_folder(folder: Path) -> None:
