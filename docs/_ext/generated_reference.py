@@ -57,7 +57,6 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.transformers.backend",
         "llamatelemetry.transformers.shape",
         "llamatelemetry.transformers.checkpoint",
-        "llamatelemetry.transformers.safetensors_header",
     ),
     "Finetuning": (
         "llamatelemetry.unsloth.finetuning",
@@ -192,6 +191,9 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.otel.instrumentation",
         "llamatelemetry.distributed.shape",
         "llamatelemetry.clock",
+        "llamatelemetry.untrusted.files",
+        "llamatelemetry.untrusted.json_values",
+        "llamatelemetry.untrusted.safetensors_header",
         "llamatelemetry.semconv.attributes",
         "llamatelemetry.semconv.catalogue",
         "llamatelemetry.semconv.facts",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import mmap
 import os
-import stat
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any, Final
 
 from llamatelemetry.errors import ModelFileError
 from llamatelemetry.llama.ggml_types import TENSOR_TYPES
+from llamatelemetry.untrusted.files import LFS_POINTER, open_regular
 
 _MAGIC: Final = b"GGUF"
 _VERSIONS: Final = (2, 3)
@@ -66,7 +66,7 @@ _U64: Final = struct.Struct("<Q")
 
 _LOOKS_LIKE: Final = (
     (b"PK\x03\x04", "a zip archive, such as a PyTorch checkpoint"),
-    (b"version https://git-lfs", "a Git LFS pointer: fetch the file itself with `git lfs pull`"),
+    (LFS_POINTER, "a Git LFS pointer: fetch the file itself with `git lfs pull`"),
     (b"\x1f\x8b", "gzip data: unpack it first"),
     (b"\x28\xb5\x2f\xfd", "zstd data: unpack it first"),
     (b"\x89HDF", "an HDF5 file"),
@@ -137,20 +137,9 @@ def open_model_file(path: Path) -> Iterator[FileIO]:
     Raises:
         ModelFileError: It is missing, not a regular file or not readable.
     """
-    try:
-        # Asked before opening: opening a named pipe would wait for a writer.
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise ModelFileError(path, "is a directory; give the .gguf file in it")
-        if not stat.S_ISREG(mode):
-            raise ModelFileError(path, "is not a regular file")
-        file = path.open("rb", buffering=0)
-    except FileNotFoundError as error:
-        raise ModelFileError(path, "does not exist") from error
-    except (OSError, ValueError) as error:
-        # ValueError: a path with a null character.
-        raise ModelFileError(path, f"cannot be opened: {error}") from error
-    with file:
+    if os.path.isdir(path):  # noqa: PTH112 - pathlib's raises for paths that it cannot look at
+        raise ModelFileError(path, "is a directory; give the .gguf file in it")
+    with open_regular(path) as file:
         yield file
 
 

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from llamatelemetry.errors import ModelFileError
 from llamatelemetry.quantization.ggml import TensorType
 from llamatelemetry.quantization.gguf_layout import DEFAULT_ALIGNMENT, Entry, Layout, Tensor, padded
+from llamatelemetry.untrusted.files import open_regular
 
 __all__ = ["open_gguf", "read_layout"]
 
@@ -55,17 +56,7 @@ def open_gguf(path: Path) -> Iterator[BinaryIO]:
     Raises:
         ModelFileError: It is missing, not a regular file or not readable.
     """
-    try:
-        # Asked before opening: opening a named pipe would wait for a writer.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ModelFileError(path, "is not a regular file; give a .gguf file")
-        file = path.open("rb")
-    except FileNotFoundError as error:
-        raise ModelFileError(path, "does not exist") from error
-    except (OSError, ValueError) as error:
-        # ValueError: a path with a null character.
-        raise ModelFileError(path, f"cannot be opened: {error}") from error
-    with file:
+    with open_regular(path, "give a .gguf file") as raw, BufferedReader(raw) as file:
         yield file
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from llamatelemetry.errors import ModelFileError
-from llamatelemetry.transformers.safetensors_header import StoredTensor, read_safetensors
-from llamatelemetry.transformers.untrusted_json import read_json
+from llamatelemetry.untrusted.json_values import read_json
+from llamatelemetry.untrusted.safetensors_header import StoredTensor, read_safetensors
 
 CONFIG: Final = "config.json"
 _WEIGHTS: Final = "model.safetensors"
@@ -26,8 +26,6 @@ _BESIDE: Final = re.compile(r"[\w.=+@-]{1,200}\.safetensors", re.ASCII)
 """Names of files in the same folder: no separator, so none leads out of it."""
 
 # The largest models have 140,000 tensors, and 13 MB of index.
-_MOST_CONFIG_BYTES: Final = 2**20
-_MOST_CONFIG_VALUES: Final = 2**16
 _MOST_INDEX_BYTES: Final = 2**24
 _MOST_TENSORS: Final = 2**18
 _SHOWN: Final = 5
@@ -74,7 +72,7 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
     config_path = path / CONFIG if path.name != CONFIG else path
     if not os.path.isfile(config_path):  # noqa: PTH113 - pathlib's raises for paths that it cannot look at
         return None
-    config = read_json(config_path, most_bytes=_MOST_CONFIG_BYTES, most_values=_MOST_CONFIG_VALUES)
+    config = read_json(config_path)
     # Many programs keep a config.json; a model's says what it is a configuration of.
     if not isinstance(config, dict) or not {"model_type", "architectures"} & config.keys():
         return None

@@ -14,7 +14,7 @@ from typing import Final
 
 from llamatelemetry.errors import ModelFileError
 from llamatelemetry.transformers.config import ModelConfig
-from llamatelemetry.transformers.safetensors_header import StoredTensor
+from llamatelemetry.untrusted.safetensors_header import StoredTensor
 
 _LAYER: Final = re.compile(r"(?:^|\.)(?:layers|h)\.(\d{1,6})\.")
 _OUTPUT_MATRICES: Final = frozenset({"lm_head", "embed_out"})

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from llamatelemetry.errors import ModelFileError
-from llamatelemetry.unsloth.untrusted_files import StoredTensor, read_object, read_tensors
+from llamatelemetry.untrusted.json_values import read_object
+from llamatelemetry.untrusted.safetensors_header import StoredTensor, read_safetensors
 
 __all__ = ["CONFIG", "PREFIX", "WEIGHTS", "Adapter", "read_adapter"]
 
@@ -89,7 +90,7 @@ def read_adapter(folder: str | os.PathLike[str]) -> Adapter:
         raise ModelFileError(config.path, f"peft_type is {kind!r}: only LORA is known here")
     if not (path / WEIGHTS).exists() and (path / _PICKLE).exists():
         raise ModelFileError(path / _PICKLE, f"can run code when it is loaded: save the adapter as {WEIGHTS}")
-    tensors = read_tensors(path / WEIGHTS)
+    tensors = read_safetensors(path / WEIGHTS)
     layers = _layers(path / WEIGHTS, tensors)
     if not layers:
         raise ModelFileError(path / WEIGHTS, "has no LoRA weights in it")

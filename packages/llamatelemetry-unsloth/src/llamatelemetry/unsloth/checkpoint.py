@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llamatelemetry.errors import ModelFileError, QuantizedBaseError
-from llamatelemetry.unsloth.untrusted_files import read_object
+from llamatelemetry.untrusted.json_values import read_object
 
 __all__ = ["check_checkpoint", "check_mergeable", "copy_tokenizer"]
 

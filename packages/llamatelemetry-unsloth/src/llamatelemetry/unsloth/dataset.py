@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llamatelemetry.errors import InvalidValueError
-from llamatelemetry.unsloth.untrusted_files import open_regular
+from llamatelemetry.untrusted.files import open_regular
 
 __all__ = ["Example", "read_examples"]
 

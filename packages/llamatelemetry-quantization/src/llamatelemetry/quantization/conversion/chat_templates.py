@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from llamatelemetry.errors import ModelFileError
+from llamatelemetry.quantization.conversion.configurations import MOST_BYTES, read_configuration
 from llamatelemetry.quantization.conversion.gguf_head import Value
-from llamatelemetry.quantization.conversion.untrusted_files import MOST_CONFIG_BYTES, read_bounded, read_object
 from llamatelemetry.quantization.conversion.vocabulary import encoded
+from llamatelemetry.untrusted.files import read_bounded
 
 __all__ = ["chat_template_keys"]
 
@@ -50,13 +51,13 @@ def _of_files(folder: Path) -> dict[str, str]:
         more = sorted((folder / "additional_chat_templates").glob("*.jinja"))[:_MOST_TEMPLATES]
         return {_DEFAULT: _text(jinja)} | {path.stem: _text(path) for path in more if _NAME.fullmatch(path.stem)}
     if old.exists():
-        return _of_settings(old, read_object(old).get("chat_template"))
+        return _of_settings(old, read_configuration(old).get("chat_template"))
     return {}
 
 
 def _text(path: Path) -> str:
     try:
-        return read_bounded(path, MOST_CONFIG_BYTES).decode()
+        return read_bounded(path, MOST_BYTES).decode()
     except UnicodeDecodeError as error:
         raise ModelFileError(path, f"is not UTF-8 at byte {error.start}") from error
 

@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from llamatelemetry.errors import ModelFileError
-from llamatelemetry.quantization.conversion.safetensors_header import StoredTensor, read_header
-from llamatelemetry.quantization.conversion.untrusted_files import open_regular, read_object
+from llamatelemetry.quantization.conversion.configurations import read_configuration
+from llamatelemetry.untrusted.files import open_regular
+from llamatelemetry.untrusted.json_values import read_object
+from llamatelemetry.untrusted.safetensors_header import StoredTensor, read_header
 
 __all__ = ["Checkpoint", "open_checkpoint"]
 
 _INDEX: Final = "model.safetensors.index.json"
 _SINGLE: Final = "model.safetensors"
 _MOST_INDEX_BYTES: Final = 2**24
+_MOST_INDEX_VALUES: Final = 2**18
 _MOST_SHARDS: Final = 1024
 
 
@@ -57,7 +60,7 @@ def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
     """
     if not folder.is_dir():
         raise ModelFileError(folder, "is not a folder: give the one that has config.json in it")
-    config = read_object(folder / "config.json")
+    config = read_configuration(folder / "config.json")
     places = _places(folder)
     names = sorted(set(places.values())) if places else [_SINGLE]
     with ExitStack() as stack:
@@ -78,7 +81,7 @@ def _places(folder: Path) -> dict[str, str]:
         if not (folder / _SINGLE).exists():
             raise ModelFileError(folder, _what_instead(folder))
         return {}
-    places = read_object(index, _MOST_INDEX_BYTES).get("weight_map")
+    places = read_object(index, most_bytes=_MOST_INDEX_BYTES, most_values=_MOST_INDEX_VALUES).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
         raise ModelFileError(index, "has no weight_map of tensors to files")
     shards = set(places.values())

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from llamatelemetry.errors import ModelFileError
-from llamatelemetry.quantization.conversion.untrusted_files import read_bounded
 from llamatelemetry.quantization.conversion.vocabulary import Added, Kind, Vocabulary
+from llamatelemetry.untrusted.files import read_bounded
 
 __all__ = ["sentencepiece"]
 

@@ -10,14 +10,16 @@ from typing import Final
 from llamatelemetry.errors import ModelFileError
 from llamatelemetry.quantization.conversion.checkpoint import Checkpoint
 from llamatelemetry.quantization.conversion.families import Family, Weight
-from llamatelemetry.quantization.conversion.safetensors_header import StoredTensor
 from llamatelemetry.quantization.conversion.sizes import Sizes
 from llamatelemetry.quantization.ggml import TensorType
+from llamatelemetry.untrusted.safetensors_header import StoredTensor
 
 __all__ = ["PlannedTensor", "plan_tensors"]
 
 _NOT_WEIGHTS: Final = ".rotary_emb.inv_freq"
 """What old checkpoints carry, and what is computed from the configuration."""
+_WIDTHS: Final = {"F32": 4, "F16": 2, "BF16": 2}
+"""Bytes of a number of each type that is converted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,11 @@ class PlannedTensor:
     def size_bytes(self) -> int:
         """Bytes that it takes."""
         return self.type.size_of(self.elements)
+
+    @property
+    def source_width(self) -> int:
+        """Bytes of a number of its source."""
+        return _WIDTHS[self.source.dtype]
 
 
 def plan_tensors(
@@ -124,7 +131,7 @@ def _planned(
             f"has {'x'.join(map(str, tensor.shape))} numbers in {tensor.name!r}, and config.json tells of "
             f"{'x'.join(map(str, shape))}: the two are of different models",
         )
-    if not tensor.width:
+    if tensor.dtype not in _WIDTHS:
         raise ModelFileError(
             tensor.path,
             f"has {tensor.dtype} in {tensor.name!r}; F32, F16 and BF16 are converted: save it as one of them",

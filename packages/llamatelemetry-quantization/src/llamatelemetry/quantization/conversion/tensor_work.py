@@ -54,7 +54,7 @@ class Piece:
     @property
     def source_bytes(self) -> int:
         """Bytes of the checkpoint that they are made from."""
-        return self.elements * self.tensor.source.width
+        return self.elements * self.tensor.source_width
 
 
 def pieces_of(tensor: PlannedTensor, start: int) -> Iterator[Piece]:
@@ -106,14 +106,14 @@ class Worker:
         head, place = divmod(piece.first, 2 * half)
         pairs = piece.rows // 2
         first = head * 2 * half + place // 2
-        mixed = np.empty((pairs, 2, piece.row * piece.tensor.source.width), np.uint8)
+        mixed = np.empty((pairs, 2, piece.row * piece.tensor.source_width), np.uint8)
         for side in (0, 1):
             mixed[:, side] = self._rows(piece, first + side * half, pairs).reshape(pairs, -1)
         return mixed.reshape(-1)
 
     def _rows(self, piece: Piece, first: int, rows: int) -> Bytes:
         source = piece.tensor.source
-        row_bytes = piece.row * source.width
+        row_bytes = piece.row * piece.tensor.source_width
         raw = np.empty(rows * row_bytes, np.uint8)
         descriptor, at, done = self._files[source.path].fileno(), source.start + first * row_bytes, 0
         while done < raw.size:

@@ -9,16 +9,19 @@ from typing import Any, Final
 from llamatelemetry.errors import ModelFileError
 from llamatelemetry.quantization.conversion.byte_pairs import byte_level, is_byte_level, with_byte_fallback
 from llamatelemetry.quantization.conversion.chat_templates import chat_template_keys
+from llamatelemetry.quantization.conversion.configurations import read_configuration
 from llamatelemetry.quantization.conversion.gguf_head import Value
 from llamatelemetry.quantization.conversion.sentencepiece_model import sentencepiece
 from llamatelemetry.quantization.conversion.special_tokens import special_token_keys
-from llamatelemetry.quantization.conversion.untrusted_files import read_object
 from llamatelemetry.quantization.conversion.vocabulary import Added, Vocabulary, added_tokens
+from llamatelemetry.untrusted.json_values import read_object
 
 __all__ = ["tokenizer_keys"]
 
 _MOST_BYTES: Final = 3 * 2**24
 """Of a ``tokenizer.json``; that of Gemma has 33 MB."""
+_MOST_VALUES: Final = 2**22
+"""In it; a vocabulary of 260,000 tokens with 510,000 merges, each a list of two, has 1.8 million."""
 
 
 def tokenizer_keys(folder: Path, config: Mapping[str, Any], size: int) -> dict[str, Value]:
@@ -34,9 +37,9 @@ def tokenizer_keys(folder: Path, config: Mapping[str, Any], size: int) -> dict[s
         ModelFileError: There is none, or it is damaged, of another model, or of a kind that is not converted.
     """
     path = folder / "tokenizer.json"
-    tokenizer = read_object(path, _MOST_BYTES) if path.exists() else {}
+    tokenizer = read_object(path, most_bytes=_MOST_BYTES, most_values=_MOST_VALUES) if path.exists() else {}
     settings_path = folder / "tokenizer_config.json"
-    settings = read_object(settings_path) if settings_path.exists() else {}
+    settings = read_configuration(settings_path) if settings_path.exists() else {}
     vocabulary = _vocabulary(folder, path, tokenizer, settings, size)
     keys: dict[str, Value] = {
         "tokenizer.ggml.model": vocabulary.model,

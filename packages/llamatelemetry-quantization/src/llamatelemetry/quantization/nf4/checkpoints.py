@@ -12,11 +12,11 @@ from typing import Any, Final
 
 from llamatelemetry.errors import InvalidValueError, ModelFileError
 from llamatelemetry.quantization.conversion.checkpoint import open_checkpoint
-from llamatelemetry.quantization.conversion.safetensors_header import StoredTensor
 from llamatelemetry.quantization.nf4.formats import DEFAULT_SKIP, FourBit, skip_patterns
 from llamatelemetry.quantization.nf4.losses import Loss, TensorLoss, measure_loss, sum_of
 from llamatelemetry.quantization.nf4.runtime import load_bitsandbytes, load_torch, usable_device
 from llamatelemetry.quantization.nf4.tensors import dequantize_tensor, quantize_tensor
+from llamatelemetry.untrusted.safetensors_header import StoredTensor
 
 __all__ = ["CheckpointLoss", "CheckpointProgress", "measure_checkpoint"]
 

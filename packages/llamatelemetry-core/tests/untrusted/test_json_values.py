@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llamatelemetry.errors import ModelFileError
-from llamatelemetry.transformers.untrusted_json import parse_json, read_json
+from llamatelemetry.untrusted.json_values import parse_json, read_json, read_object
 
 VALUES = 1000
 
@@ -126,6 +126,11 @@ def test_deep_nesting_is_refused_however_deep_python_may_recurse():
         sys.setrecursionlimit(limit)
 
 
+def test_a_bracket_that_nothing_closes_is_no_json():
+    with pytest.raises(ValueError, match="is not JSON: a bracket is left open"):
+        parse_json(b'{"a": [1]', most_values=VALUES)
+
+
 def test_a_file_larger_than_allowed_is_not_read(tmp_path):
     path = tmp_path / "config.json"
     with path.open("wb") as file:
@@ -140,3 +145,23 @@ def test_what_is_wrong_with_a_file_is_said_with_its_path(tmp_path):
     with pytest.raises(ModelFileError, match="is not JSON: Expecting property name") as caught:
         read_json(path, most_bytes=100, most_values=VALUES)
     assert caught.value.path == str(path)
+
+
+def test_a_configuration_needs_no_limits_to_be_told(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes(b'{"a": [1]}')
+    assert read_json(path) == read_object(path) == {"a": [1]}
+    path.write_bytes(b"[" + b"1," * 2**16 + b"1]")
+    with pytest.raises(ModelFileError, match="65536 is the limit"):
+        read_json(path)
+
+
+@given(any_json)
+def test_an_object_is_read_and_nothing_else(tmp_path_factory, value):
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_text(json.dumps(value))
+    if isinstance(value, dict):
+        assert read_object(path) == value
+    else:
+        with pytest.raises(ModelFileError, match="is not a JSON object"):
+            read_object(path)

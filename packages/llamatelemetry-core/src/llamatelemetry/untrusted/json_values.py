@@ -12,8 +12,13 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from llamatelemetry.errors import ModelFileError
-from llamatelemetry.transformers.files import open_regular_file, size_of
+from llamatelemetry.untrusted.files import read_bounded
 
+__all__ = ["parse_json", "read_json", "read_object"]
+
+_MOST_BYTES: Final = 2**20
+_MOST_VALUES: Final = 2**16
+"""Of a ``config.json``; those of real models have a few kilobytes, and some hundred values."""
 _MOST_LEVELS: Final = 32
 _QUOTES_PER_VALUE: Final = 4
 """Those of its key, and its own."""
@@ -38,13 +43,49 @@ def parse_json(data: bytes, *, most_values: int) -> Any:
     for _ in range(_MOST_LEVELS):
         brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
     if brackets:
-        raise ValueError(f"nests deeper than {_MOST_LEVELS} levels, or leaves a bracket open")
+        deep = f"nests deeper than {_MOST_LEVELS} levels, which no model needs"
+        raise ValueError(f"{deep}, or is not JSON: a bracket is left open")
     try:
         return json.loads(data.decode(), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise ValueError(f"is not UTF-8 at byte {error.start}") from error
     except (ValueError, RecursionError) as error:  # RecursionError: the caller's stack may be nearly full.
         raise ValueError(f"is not JSON: {error}") from error
+
+
+def read_json(path: Path, *, most_bytes: int = _MOST_BYTES, most_values: int = _MOST_VALUES) -> Any:
+    """The value that a JSON file holds.
+
+    Args:
+        path: The file.
+        most_bytes: Most bytes it may have; as a model's configuration needs, unless told.
+        most_values: Most values it may have, counting those inside others; likewise.
+
+    Raises:
+        ModelFileError: It cannot be read, is larger than allowed, or is not JSON.
+    """
+    data = read_bounded(path, most_bytes)
+    try:
+        return parse_json(data, most_values=most_values)
+    except ValueError as error:
+        raise ModelFileError(path, str(error)) from error
+
+
+def read_object(path: Path, *, most_bytes: int = _MOST_BYTES, most_values: int = _MOST_VALUES) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Args:
+        path: The file.
+        most_bytes: Most bytes it may have; as a model's configuration needs, unless told.
+        most_values: Most values it may have, counting those inside others; likewise.
+
+    Raises:
+        ModelFileError: It cannot be read, is larger than allowed, or is not a JSON object.
+    """
+    found = read_json(path, most_bytes=most_bytes, most_values=most_values)
+    if not isinstance(found, dict):
+        raise ModelFileError(path, "is not a JSON object")
+    return found
 
 
 def _structure(data: bytes, *, most_quotes: int) -> bytes:
@@ -59,31 +100,6 @@ def _structure(data: bytes, *, most_quotes: int) -> bytes:
     structure = quoted.replace(b'""', b"")
     # Few texts have brackets or commas in them, and splitting makes objects of its own.
     return b"".join(structure.split(b'"')[::2]) if b'"' in structure else structure
-
-
-def read_json(path: Path, *, most_bytes: int, most_values: int) -> Any:
-    """The value that a JSON file holds.
-
-    Args:
-        path: The file.
-        most_bytes: Most bytes it may have.
-        most_values: Most values it may have, counting those inside others.
-
-    Raises:
-        ModelFileError: It cannot be read, is larger than allowed, or is not JSON.
-    """
-    with open_regular_file(path) as file:
-        size = size_of(file)
-        if size > most_bytes:
-            raise ModelFileError(path, f"has {size} bytes, and {most_bytes} is the most that such a file needs")
-        try:
-            data = file.read(most_bytes)
-        except OSError as error:
-            raise ModelFileError(path, f"cannot be read: {error.strerror}") from error
-    try:
-        return parse_json(data, most_values=most_values)
-    except ValueError as error:
-        raise ModelFileError(path, str(error)) from error
 
 
 def _refuse_constant(name: str) -> NoReturn:

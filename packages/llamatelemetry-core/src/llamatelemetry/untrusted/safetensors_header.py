@@ -1,4 +1,4 @@
-"""What a safetensors file holds, read from its header alone and checked against the file.
+"""What a safetensors file holds and where, read from its header alone and checked against the file.
 
 Eight bytes give the length of a JSON header, which gives each tensor's type, sizes and place; the
 numbers follow. A file somebody downloaded is not to be trusted, so lengths are checked before
@@ -11,17 +11,20 @@ Format: https://github.com/huggingface/safetensors/blob/main/README.md
 from __future__ import annotations
 
 import math
+import os
 import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import FileIO
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 from llamatelemetry.errors import ModelFileError
-from llamatelemetry.transformers.files import open_regular_file, size_of
-from llamatelemetry.transformers.untrusted_json import parse_json
+from llamatelemetry.untrusted.files import LFS_POINTER, open_regular, refuse_pointer
+from llamatelemetry.untrusted.json_values import parse_json
+
+__all__ = ["StoredTensor", "read_header", "read_safetensors"]
 
 _LENGTH: Final = struct.Struct("<Q")
 
@@ -31,7 +34,8 @@ _MOST_HEADER_BYTES: Final = 2**23
 _MOST_VALUES: Final = 2**19
 _MOST_DIMENSIONS: Final = 32
 _MOST_NAME_LENGTH: Final = 1024
-_MOST_SIZE: Final = 2**63
+_MOST_SIZE: Final = 2**48
+_NAME_SHOWN: Final = 200
 
 _BITS: Final = {
     "BOOL": 8,
@@ -61,7 +65,7 @@ _BITS: Final = {
 
 _DTYPE: Final = re.compile(r"[A-Z0-9_]{1,32}")
 _METADATA: Final = "__metadata__"
-_LFS_POINTER: Final = b"version https://git-lfs"
+_FIX: Final = "download or write again what is cut off or damaged"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,20 +74,29 @@ class StoredTensor:
 
     Attributes:
         name: For example ``model.layers.0.self_attn.q_proj.weight``.
+        path: The file.
         dtype: How its numbers are stored, in the format's words: ``BF16``, ``U8``.
-        shape: Its sizes.
+        shape: Its sizes, the length of a row last.
+        start: Where it begins in the file, in bytes.
         size_bytes: Bytes it takes in the file.
     """
 
     name: str
+    path: Path
     dtype: str
     shape: tuple[int, ...]
+    start: int
     size_bytes: int
 
     @property
     def elements(self) -> int:
         """How many numbers it holds."""
         return math.prod(self.shape)
+
+    @property
+    def end(self) -> int:
+        """Where in the file the bytes after it begin."""
+        return self.start + self.size_bytes
 
 
 def read_safetensors(path: Path) -> tuple[StoredTensor, ...]:
@@ -92,32 +105,45 @@ def read_safetensors(path: Path) -> tuple[StoredTensor, ...]:
     Raises:
         ModelFileError: The file is missing, unreadable, cut off, damaged, or not safetensors.
     """
-    with open_regular_file(path) as file:
-        try:
-            header, data_bytes = _read_header(path, file)
-        except OSError as error:
-            raise ModelFileError(path, f"cannot be read: {error.strerror}") from error
+    with open_regular(path) as file:
+        return read_header(path, file)
+
+
+def read_header(path: Path, file: FileIO) -> tuple[StoredTensor, ...]:
+    """The tensors of an open safetensors file, in the order in which it stores them.
+
+    Args:
+        path: Its name, for the tensors and for errors.
+        file: The file; where it stands does not matter, and stays.
+
+    Raises:
+        ModelFileError: It is unreadable, cut off, damaged, or not safetensors.
+    """
+    size = os.fstat(file.fileno()).st_size
+    try:
+        header = _header_text(path, file, size)
+    except OSError as error:
+        raise ModelFileError(path, f"cannot be read: {error.strerror}") from error
     try:
         entries = parse_json(header, most_values=_MOST_VALUES)
     except ValueError as error:
         raise ModelFileError(path, f"its header {error}") from error
-    if not isinstance(entries, dict):
-        raise ModelFileError(path, "its header is not a JSON object")
+    if not header.startswith(b"{"):
+        raise ModelFileError(path, "is not safetensors: its header is not a JSON object, it does not start with {")
     entries.pop(_METADATA, None)
+    base = _LENGTH.size + len(header)
     try:
-        placed = sorted((_placed(name, entry) for name, entry in entries.items()), key=lambda item: item[0])
-        _check_places([place for place, _ in placed], data_bytes)
+        tensors = [_tensor(path, base, name, entry) for name, entry in entries.items()]
+        tensors.sort(key=lambda tensor: (tensor.start, tensor.size_bytes))
+        _check_places(tensors, base, size)
     except ValueError as error:
         raise ModelFileError(path, str(error)) from error
-    return tuple(tensor for _, tensor in placed)
+    return tuple(tensors)
 
 
-def _read_header(path: Path, file: FileIO) -> tuple[bytes, int]:
-    """The header's text, and how many bytes of the file come after it."""
-    size = size_of(file)
-    start = file.read(len(_LFS_POINTER))
-    if start == _LFS_POINTER:
-        raise ModelFileError(path, "is a Git LFS pointer: fetch the file itself with `git lfs pull`")
+def _header_text(path: Path, file: FileIO, size: int) -> bytes:
+    start = os.pread(file.fileno(), len(LFS_POINTER), 0)
+    refuse_pointer(path, start)
     if len(start) < _LENGTH.size:
         raise ModelFileError(path, f"is cut off: it has {size} bytes, and the length of its header takes 8")
     (length,) = _LENGTH.unpack_from(start)
@@ -125,20 +151,17 @@ def _read_header(path: Path, file: FileIO) -> tuple[bytes, int]:
         raise ModelFileError(
             path, f"is not safetensors: its header would have {length} bytes, and {_MOST_HEADER_BYTES} is the limit"
         )
-    data_bytes = size - _LENGTH.size - length
-    if data_bytes < 0:
+    # Asked before reading, which makes room for all of it.
+    header = os.pread(file.fileno(), length, _LENGTH.size) if _LENGTH.size + length <= size else b""
+    if len(header) != length:
         raise ModelFileError(path, f"is cut off: it has {size} bytes, and its header alone takes {length}")
-    file.seek(_LENGTH.size)
-    header = file.read(length)
-    if len(header) != length or not header.startswith(b"{"):
-        raise ModelFileError(path, "is not safetensors: its header does not start with {")
-    return header, data_bytes
+    return header
 
 
-def _placed(name: str, entry: Any) -> tuple[tuple[int, int], StoredTensor]:
-    """A header entry as the bytes it takes, from and to, and the tensor."""
+def _tensor(path: Path, base: int, name: str, entry: Any) -> StoredTensor:
     if len(name) > _MOST_NAME_LENGTH:
         raise ValueError(f"a tensor has a name of {len(name)} characters, and {_MOST_NAME_LENGTH} is the limit")
+    shown = repr(name[:_NAME_SHOWN])
     match entry:
         case {"dtype": str() as dtype, "shape": list() as shape, "data_offsets": [start, end]} if (
             _DTYPE.fullmatch(dtype)
@@ -146,27 +169,32 @@ def _placed(name: str, entry: Any) -> tuple[tuple[int, int], StoredTensor]:
             and _are_sizes([*shape, start, end])
             and start <= end
         ):
-            tensor = StoredTensor(name=name, dtype=dtype, shape=tuple(shape), size_bytes=end - start)
+            tensor = StoredTensor(
+                name=name, path=path, dtype=dtype, shape=tuple(shape), start=base + start, size_bytes=end - start
+            )
         case _:
-            raise ValueError(f"tensor {name!r} is not described by a dtype, a shape and data_offsets")
+            raise ValueError(f"is damaged: its tensor {shown} is not described by a dtype, a shape and data_offsets")
     bits, bits_there = _BITS.get(dtype), 8 * tensor.size_bytes
     if tensor.elements > bits_there or (bits is not None and bits * tensor.elements != bits_there):
         sizes = "x".join(map(str, shape))
-        raise ValueError(f"tensor {name!r} takes {tensor.size_bytes} bytes, which are not {sizes} numbers of {dtype}")
-    return (start, end), tensor
+        told = f"{shown} takes {tensor.size_bytes} bytes, which are not {sizes} numbers of {dtype}"
+        raise ValueError(f"is damaged: its tensor {told}")
+    return tensor
 
 
 def _are_sizes(values: list[Any]) -> bool:
     return all(type(value) is int and 0 <= value <= _MOST_SIZE for value in values)
 
 
-def _check_places(places: list[tuple[int, int]], data_bytes: int) -> None:
+def _check_places(tensors: Sequence[StoredTensor], base: int, size: int) -> None:
     """Checks that tensors, in order, fill what is there."""
-    edges = [(0, 0), *places]
-    if any(before[1] != after[0] for before, after in pairwise(edges)):
-        raise ValueError("its tensors overlap, or leave gaps between them")
-    told = edges[-1][1]
-    if told > data_bytes:
-        raise ValueError(f"is cut off: it holds {data_bytes} bytes of numbers, and its header tells of {told}")
-    if told < data_bytes:
-        raise ValueError(f"has {data_bytes - told} bytes that belong to no tensor")
+    at = base
+    for tensor in tensors:
+        if tensor.start != at:
+            raise ValueError(f"is damaged: its tensors overlap, or leave gaps between them; {_FIX}")
+        at = tensor.end
+    if at > size:
+        told = f"it holds {size - base} bytes of numbers, and its header tells of {at - base}"
+        raise ValueError(f"is cut off: {told}; {_FIX}")
+    if at < size:
+        raise ValueError(f"has {size - at} bytes that belong to no tensor; {_FIX}")
