@@ -170,6 +170,45 @@ def test_memory_is_of_the_samples_around_the_request():
     assert use.throttle_reasons == ()
 
 
+def test_the_peak_of_several_gpus_is_the_most_that_all_held_at_one_time():
+    bench = Bench(devices=(GPU0, GPU1))
+    request = Request(begun_ns=bench.now_ns + 1)
+    pending = bench.ledger.begin(request)
+    for first, second in ((9_000_000, 2_000_000), (3_000_000, 7_000_000)):
+        bench.memory |= {"GPU-0": first, "GPU-1": second}
+        bench.tick(0.1, watts=50)
+    request.ended_ns = bench.now_ns + 1
+    bench.memory |= {"GPU-0": 1_000_000, "GPU-1": 1_000_000}
+    bench.tick(0.1, watts=50)
+    use = use_of(pending)
+    assert [each.memory_peak_bytes for each in use.devices] == [9_000_000, 7_000_000]
+    assert use.memory_peak_bytes == 11_000_000
+
+
+def test_what_was_there_before_a_request_is_the_peak_of_all_gpus_if_no_more_comes():
+    bench = Bench(devices=(GPU0, GPU1))
+    bench.memory |= {"GPU-0": 6_000_000, "GPU-1": 5_000_000}
+    bench.tick(0.1, watts=10)
+    request = Request(begun_ns=bench.now_ns + 1)
+    pending = bench.ledger.begin(request)
+    request.ended_ns = bench.now_ns + 2
+    bench.memory |= {"GPU-0": 1_000_000, "GPU-1": 2_000_000}
+    bench.tick(0.1, watts=50)
+    assert use_of(pending).memory_peak_bytes == 11_000_000
+
+
+def test_a_peak_of_which_a_part_is_not_known_is_not_told():
+    bench = Bench(devices=(GPU0, GPU1))
+    bench.lost.add("GPU-1")
+    bench.tick(0.1, watts=10)
+    request = Request(begun_ns=bench.now_ns + 1)
+    pending = bench.ledger.begin(request)
+    bench.tick(0.1, watts=50)
+    request.ended_ns = bench.now_ns
+    bench.tick(0.1, watts=50)
+    assert use_of(pending).memory_peak_bytes is None
+
+
 def test_a_request_between_two_samples_is_measured_by_them_and_says_so():
     bench = Bench()
     request = Request(begun_ns=bench.now_ns + S // 50, ended_ns=bench.now_ns + S // 25)

@@ -16,7 +16,7 @@ from llamatelemetry.gpu.monitor import start_monitor
 from llamatelemetry.inference.events import EventRecorder
 from llamatelemetry.inference.metering import current_meter
 from llamatelemetry.inference.record import FinishedRecord
-from llamatelemetry.testing.nvml_stub import NvmlStub
+from llamatelemetry.testing.nvml_stub import A100_MIG, NvmlStub
 
 PERIOD_S = 0.02
 
@@ -66,6 +66,17 @@ def test_an_instance_of_a_stub_gpu_has_memory_and_no_energy_and_keeps_nobody_wai
     assert [each.device for each in use.devices] == [instance]
     assert use.memory_peak_bytes is not None
     assert (use.energy_j, use.energy_method) == (None, None)
+
+
+def test_an_instance_that_is_all_one_sees_of_a_stub_gpu_is_meant_by_its_name(a100_mig, monkeypatch):
+    (gpu,) = (device for device in A100_MIG if device.mig)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpu.mig[1].uuid)
+    monitor = start_monitor(interval_s=PERIOD_S)
+    try:
+        use = run_request(0.1, gpus=(gpu.uuid,)).hardware.wait(5)
+    finally:
+        monitor.close()
+    assert [each.device.uuid for each in use.devices] == [gpu.mig[1].uuid]
 
 
 def test_the_enricher_names_what_the_stub_said(t4x2):

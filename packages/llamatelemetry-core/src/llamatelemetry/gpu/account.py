@@ -58,6 +58,16 @@ class Tally:
         self._prefilled = self._decoded = 0.0
         self._closed = False
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether a sample of the interval itself, or of what comes after it, was taken."""
+        return self._after is not None
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Memory in use at the latest sample that counts."""
+        return self._before if self._after is None else self._after
+
     def note(self, sample: Sample, work: Work) -> None:
         """Takes a sample: the last before the interval counts, all during it, and the first after it."""
         if sample.lost or self._closed:
@@ -138,7 +148,7 @@ class Account:
         done: True once nothing more will be added.
     """
 
-    __slots__ = ("done", "gpus", "look", "on_done", "pid", "section", "tallies")
+    __slots__ = ("_peak_bytes", "done", "gpus", "look", "on_done", "pid", "section", "tallies")
 
     def __init__(
         self,
@@ -156,20 +166,31 @@ class Account:
         self.on_done: Final = on_done
         self.tallies: dict[str, Tally] | None = None
         self.done: bool = False
+        self._peak_bytes: int | None = None
 
     def devices_of(self, present: Sequence[GPUDevice]) -> list[GPUDevice]:
         """Those of the devices that it may use; an instance of a GPU not beside the whole, which has it already."""
         named = self.gpus
-        chosen = [each for each in present if named is None or each.uuid in named or str(each.index) in named]
+        chosen = [
+            # Who names a GPU names its instances, of which one may be all that is visible.
+            each
+            for each in present
+            if named is None or not {each.uuid, each.parent_uuid, str(each.index)}.isdisjoint(named)
+        ]
         whole = {device.uuid for device in chosen}
         return [device for device in chosen if device.parent_uuid not in whole]
 
     def note(self, samples: Sequence[Sample]) -> None:
         """Takes one round of samples of all devices there are."""
         work, tallies = self.look(), self.tallies or {}
+        before = self._memory_bytes() if self._peak_bytes is None else self._peak_bytes
         for sample in samples:
             if (tally := tallies.get(sample.uuid)) is not None:
                 tally.note(sample, work)
+        now = self._memory_bytes()
+        if now is not None:
+            is_begun = any(tally.is_begun for tally in tallies.values())
+            self._peak_bytes = max(now, before or 0) if is_begun else now
 
     def use(self) -> GPUUse | None:
         """The outcome so far; None where it met no device."""
@@ -180,8 +201,15 @@ class Account:
         known = all(device.energy_j is not None for device in devices)
         return GPUUse(
             devices=devices,
+            memory_peak_bytes=self._peak_bytes,
             energy_uncertainty_j=uncertainty_j([tally.energy for tally in tallies]) if known else None,
         )
+
+    def _memory_bytes(self) -> int | None:
+        """Memory in use on all its devices together; None where one of them does not tell."""
+        held = [tally.memory_bytes for tally in (self.tallies or {}).values()]
+        known = [each for each in held if each is not None]
+        return sum(known) if known and len(known) == len(held) else None
 
 
 def clip(work: Work, window: EnergyWindow) -> tuple[int, int]:

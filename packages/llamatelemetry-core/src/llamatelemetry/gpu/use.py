@@ -62,10 +62,12 @@ class GPUUse:
 
     Attributes:
         devices: Each of them.
+        memory_peak_bytes: Most memory that all of them together had in use in any round of samples.
         energy_uncertainty_j: By how much ``energy_j`` may be wrong, either way.
     """
 
     devices: tuple[DeviceUse, ...]
+    memory_peak_bytes: int | None = None
     energy_uncertainty_j: float | None = None
 
     @property
@@ -77,11 +79,6 @@ class GPUUse:
     def memory_delta_bytes(self) -> int | None:
         """Memory after minus before."""
         return self._sum(lambda use: use.memory_delta_bytes)
-
-    @property
-    def memory_peak_bytes(self) -> int | None:
-        """Sum of the devices' peaks: an upper bound of the peak of all together where there are several."""
-        return self._sum(lambda use: use.memory_peak_bytes)
 
     @property
     def process_memory_bytes(self) -> int | None:
