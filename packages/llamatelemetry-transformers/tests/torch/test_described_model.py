@@ -10,6 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from llamatelemetry.gpu.account import Account
+from llamatelemetry.gpu.nvml import Nvml
+from llamatelemetry.testing.nvml_stub import TESLA_T4_X2, NvmlStub
 from llamatelemetry.transformers import described_model
 from llamatelemetry.transformers.described_model import describe, model_name
 
@@ -107,20 +110,59 @@ def test_quantized_weights_are_told_by_method_and_format(make_tiny, told, quanti
         del model.config.quantization_config
 
 
+@pytest.fixture
+def cuda_of_three(monkeypatch):
+    """Three GPUs as torch tells of them, because this machine may have none: what it counts are the visible ones."""
+    known = ["7e0a5700-0000-4000-8000-000000000001", "7e0a5700-0000-4000-8000-000000000000", None]
+
+    def properties(index):
+        assert index < len(known), "Invalid device id"
+        uuid = known[index]
+        return SimpleNamespace() if uuid is None else SimpleNamespace(uuid=uuid)
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(known))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+    return tuple((f"GPU-{uuid}", f"MIG-{uuid}") for uuid in known)
+
+
 @pytest.mark.parametrize(
-    ("places", "gpus"),
+    ("places", "indices"),
     [
         ({"": "cpu"}, ()),
-        ({"model": 0, "lm_head": 1}, ("0", "1")),
-        ({"model": "cuda:1", "lm_head": "cpu"}, ("1",)),
-        ({"": torch.device("cuda")}, ("0",)),
-        ({"model": "disk", "lm_head": torch.device("cuda", 2)}, ("2",)),
+        ({"model": 0, "lm_head": 1}, (0, 1)),
+        ({"model": "cuda:1", "lm_head": "cpu"}, (1,)),
+        ({"": torch.device("cuda")}, (0,)),
+        ({"model": "disk", "lm_head": torch.device("cuda", 1)}, (1,)),
     ],
 )
-def test_gpus_are_those_that_parts_of_it_are_on(make_tiny, places, gpus):
+def test_gpus_are_those_that_parts_of_it_are_on_by_names_that_mean_the_same_to_everybody(
+    make_tiny, cuda_of_three, places, indices
+):
     model = make_tiny()
     model.hf_device_map = places
-    assert describe(model).gpus == gpus
+    assert describe(model).gpus == tuple(name for index in indices for name in cuda_of_three[index])
+
+
+@pytest.mark.parametrize("place", [2, 7])
+def test_a_gpu_that_torch_has_no_name_for_is_any_that_this_process_sees(make_tiny, cuda_of_three, place):
+    model = make_tiny()
+    model.hf_device_map = {"": place}
+    assert describe(model).gpus is None
+
+
+def test_a_gpu_is_told_by_its_name_and_not_by_where_cuda_counts_it_stub(
+    make_tiny, cuda_of_three, tmp_path, monkeypatch
+):
+    # CUDA's first device is the second that nvidia-smi lists.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    model = make_tiny()
+    model.hf_device_map = {"": 0}
+    with NvmlStub(TESLA_T4_X2, tmp_path):
+        reader = Nvml()
+        reader.open()
+        used = Account(lambda: None, gpus=describe(model).gpus).devices_of(reader.devices)
+        reader.close()
+    assert [device.index for device in used] == [1]
 
 
 @pytest.mark.parametrize("length", [None, 0, 2**31, "long"])

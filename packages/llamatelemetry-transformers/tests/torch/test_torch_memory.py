@@ -23,6 +23,8 @@ BOOKS = {
     },
     1: {"allocated_bytes.all.current": 7, "reserved_bytes.all.current": 1024, "allocated_bytes.all.peak": 9},
 }
+UUIDS = ("7e0a5700-0000-4000-8000-000000000001", "7e0a5700-0000-4000-8000-000000000000")
+SECOND = (f"GPU-{UUIDS[1]}", f"MIG-{UUIDS[1]}")
 
 
 @pytest.fixture
@@ -34,6 +36,7 @@ def fake_cuda(monkeypatch):
             "is_initialized": lambda: True,
             "device_count": lambda: 2,
             "memory_stats": lambda device: BOOKS[device],
+            "get_device_properties": lambda device: SimpleNamespace(uuid=UUIDS[device]),
             **parts,
         }
         monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(**made)))
@@ -50,7 +53,7 @@ def test_a_torch_that_has_not_touched_a_gpu_tells_nothing():
 def test_what_a_build_without_cuda_raises_is_nothing_to_tell(monkeypatch):
     # Stands for a build that says it has begun; what it answers of a GPU that is not there is torch's own.
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    assert torch_memory((str(torch.cuda.device_count()),)) is None
+    assert torch_memory(SECOND) is None
 
 
 @pytest.mark.parametrize("error", [AssertionError, AttributeError, RuntimeError])
@@ -65,15 +68,16 @@ def test_whatever_cuda_fails_with_is_nothing_to_tell(fake_cuda, error):
 def test_figures_are_of_the_models_gpus_together(fake_cuda):
     fake_cuda()
     assert torch_memory() == TorchMemoryFacts(allocated_bytes=107, reserved_bytes=5120, peak_bytes=309)
-    assert torch_memory(("1",)) == TorchMemoryFacts(allocated_bytes=7, reserved_bytes=1024, peak_bytes=9)
+    assert torch_memory(SECOND) == TorchMemoryFacts(allocated_bytes=7, reserved_bytes=1024, peak_bytes=9)
     assert torch_memory(()) is None, "a model on no GPU has none of it"
+    assert torch_memory(("GPU-of another machine",)) is None
 
 
 def test_the_plugin_brings_the_enricher():
     assert any(isinstance(each, TorchMemoryEnricher) for each in load_plugins().enrichers())
 
 
-@pytest.mark.parametrize("gpus", [(), ("1",)])
+@pytest.mark.parametrize("gpus", [(), SECOND])
 def test_a_span_has_the_figures_where_there_are_some(tiny, monkeypatch, gpus):
     class Told(EngineContract):
         def make_engine(self) -> InferenceEngine:
@@ -82,6 +86,8 @@ def test_a_span_has_the_figures_where_there_are_some(tiny, monkeypatch, gpus):
     # The books are made up; who asks for them, when, and where they end up is not.
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: BOOKS[device])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(BOOKS))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=UUIDS[device]))
     with Told().running() as (engine, telling):
         object.__setattr__(engine.info, "gpus", gpus)
         engine.generate(InferenceRequest(prompt="Once", max_tokens=2, request_id="one"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llamatelemetry.backends.protocol import ModelInfo
+from llamatelemetry.transformers.cuda_names import device_names
 
 PROVIDER: Final = "transformers"
 """Value of ``gen_ai.provider.name``."""
@@ -110,13 +111,15 @@ def _quantization(model: Any, parameter: Any) -> str | None:
     return f"{method} int{bits}" if isinstance(bits, int) else method
 
 
-def _gpus(model: Any, parameter: Any) -> tuple[str, ...]:
-    """Indices of the CUDA devices it is on, as torch counts them."""
+def _gpus(model: Any, parameter: Any) -> tuple[str, ...] | None:
+    """Names of the CUDA devices it is on; None where torch has no name for one of them."""
     placed = getattr(model, "hf_device_map", None)
     devices = list(placed.values()) if isinstance(placed, Mapping) else []
     if parameter is not None:
         devices.append(parameter.device)
-    return tuple(sorted({str(index) for device in devices if (index := _cuda_index(device)) is not None}))
+    indices = sorted({index for device in devices if (index := _cuda_index(device)) is not None})
+    names = [device_names(index) for index in indices]
+    return tuple(name for each in names for name in each) if all(names) else None
 
 
 def _cuda_index(device: Any) -> int | None:

@@ -13,6 +13,7 @@ from typing import Any
 from llamatelemetry.inference.record import FinishedRecord, Opening
 from llamatelemetry.inference.sink import AttributeValue
 from llamatelemetry.semconv.torch_memory import TorchMemoryFacts, torch_memory_attributes
+from llamatelemetry.transformers.cuda_names import device_names
 from llamatelemetry.transformers.described_model import PROVIDER
 
 
@@ -37,7 +38,7 @@ def torch_memory(gpus: tuple[str, ...] | None = None) -> TorchMemoryFacts | None
     """What torch's allocator holds on some GPUs together.
 
     Args:
-        gpus: Their indices, as torch counts them; all that there are when None.
+        gpus: Their UUIDs; all that torch sees when None.
 
     Returns:
         None where torch is not loaded, is built without CUDA, or has not used a GPU yet.
@@ -48,7 +49,8 @@ def torch_memory(gpus: tuple[str, ...] | None = None) -> TorchMemoryFacts | None
     try:
         if not torch.cuda.is_initialized():  # Asking for figures would take hold of a GPU.
             return None
-        devices = range(torch.cuda.device_count()) if gpus is None else [int(gpu) for gpu in gpus]
+        seen = range(torch.cuda.device_count())
+        devices = [index for index in seen if gpus is None or not set(gpus).isdisjoint(device_names(index))]
         books = [torch.cuda.memory_stats(device) for device in devices]
     except (
         AssertionError,
