@@ -137,7 +137,7 @@ class GPUProcess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RareReading:
-    """What costs milliseconds and is read every five seconds.
+    """What costs milliseconds and is read every five seconds; with more than five devices, of one device a second.
 
     Attributes:
         processes: Processes that compute on it; None where the driver does not say.

@@ -3,7 +3,8 @@
 Most figures cost microseconds and are read in every round. Temperature, clocks and errors change
 slowly and are read each second, at different moments for different devices. Process lists and PCIe
 traffic take milliseconds (the driver itself waits 20 ms for each direction of PCIe), so they are read
-after a round was handed out, of one device a round: the next round is then still on time.
+after a round was handed out, of one device every five seconds to one every second, the more there are:
+the next round is then still on time.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from llamatelemetry.gpu.track import Track
 
 SLOW_PERIOD_NS: Final = 1_000_000_000
 RARE_PERIOD_NS: Final = 5_000_000_000
+RARE_SPACING_NS: Final = 1_000_000_000
+"""Rare readings are no closer than this, whatever the number of devices: the driver waits 40 ms in each."""
 RETRY_NS: Final = 5_000_000_000
 """How long after a loss the driver is opened again; a device that stays away is looked for less and less."""
 LONGEST_RETRY_NS: Final = 60_000_000_000
@@ -52,7 +55,7 @@ class Rounds:
         self._capacity = round(retention_s / interval_s) + 1
         self._retention_ns = round(retention_s * 1e9)
         self._interval_ns = round(interval_s * 1e9)
-        self._slow = self._rare = _Turns((), 0, 0, 0, 0)
+        self._slow = self._rare = _Turns((), first_ns=0, period_ns=0, slack_ns=0, at_most=0)
         self._opened = False
         self._retry_ns: int | None = None
         self._said: set[str] = set()
@@ -168,8 +171,18 @@ class Rounds:
             if track.listed:
                 track.slow = self._ask(self._reader.slow, track.device, SlowReading)
         at_most = ceil(len(tracks) * self._interval_ns / SLOW_PERIOD_NS)
-        self._slow = _Turns(tracks, now_ns + SLOW_PERIOD_NS, SLOW_PERIOD_NS, self._interval_ns // 2, at_most)
-        self._rare = _Turns(tracks, now_ns, RARE_PERIOD_NS, self._interval_ns // 2, 1)
+        slack_ns = self._interval_ns // 2
+        self._slow = _Turns(
+            tracks, first_ns=now_ns + SLOW_PERIOD_NS, period_ns=SLOW_PERIOD_NS, slack_ns=slack_ns, at_most=at_most
+        )
+        self._rare = _Turns(
+            tracks,
+            first_ns=now_ns,
+            period_ns=max(RARE_PERIOD_NS, len(tracks) * RARE_SPACING_NS),
+            slack_ns=slack_ns,
+            at_most=1,
+            at_once=len(tracks),
+        )
         self.tracks, self.devices = tuple(tracks), tuple(track.device for track in tracks)
 
     def _plan_retry(self, now_ns: int) -> None:
@@ -180,29 +193,37 @@ class Rounds:
 
 
 class _Turns:
-    """Devices in turns: each once a period, and only so many a round, which spreads them by itself.
+    """Devices in turns, evenly spaced in time.
 
     Args:
         tracks: The devices.
-        first_ns: When the first turns are due.
+        first_ns: When the first turn is due.
         period_ns: From one turn of a device to its next.
         slack_ns: A turn may be so much early, so that a round that is early does not put it off by a whole round.
         at_most: Devices in a round.
+        at_once: How many turns are not spaced, so that of no device nothing is known for long.
     """
 
-    def __init__(self, tracks: Sequence[Track], first_ns: int, period_ns: int, slack_ns: int, at_most: int) -> None:
-        self._queue = deque((first_ns, track) for track in tracks)
-        self._period_ns = period_ns
+    def __init__(
+        self, tracks: Sequence[Track], *, first_ns: int, period_ns: int, slack_ns: int, at_most: int, at_once: int = 0
+    ) -> None:
+        self._queue = deque(tracks)
+        self._due_ns = first_ns
+        self._spacing_ns = period_ns // max(1, len(tracks))
         self._slack_ns = slack_ns
         self._at_most = min(at_most, len(tracks))
+        self._at_once = at_once
 
     def due(self, now_ns: int) -> Iterator[Track]:
         """The devices whose turn it is and that answer."""
         for _ in range(self._at_most):
-            due_ns, track = self._queue[0]
-            if due_ns > now_ns + self._slack_ns:
+            if self._due_ns > now_ns + self._slack_ns:
                 return
-            self._queue.popleft()
-            self._queue.append((now_ns + self._period_ns, track))
+            track = self._queue[0]
+            self._queue.rotate(-1)
+            self._at_once -= 1
+            if self._at_once <= 0:
+                # Turns that were missed, while the machine slept, are left out.
+                self._due_ns = max(self._due_ns, now_ns - self._slack_ns) + self._spacing_ns
             if track.lost_ns is None:
                 yield track
