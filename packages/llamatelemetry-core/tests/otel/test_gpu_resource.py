@@ -52,6 +52,17 @@ def test_a_driver_that_shows_no_device_is_none_and_not_unknown() -> None:
     }
 
 
+def test_instances_of_a_gpu_that_is_there_are_not_counted_beside_it() -> None:
+    halves = [
+        GPUDevice(index=1, uuid=f"MIG-{half}", name="half", memory_total_bytes=2**33, parent_uuid="GPU-1")
+        for half in range(2)
+    ]
+    assert gpu_resource((*GPUS, *halves), READY) == EXPECTED
+    alone = gpu_resource(halves[:1], READY)
+    assert (alone["llamatelemetry.gpu.count"], alone["llamatelemetry.gpu.uuids"]) == (1, ("MIG-0",))
+    assert alone["llamatelemetry.gpu.memory.total"] == 2**33
+
+
 def test_a_total_that_lacks_a_part_is_left_out() -> None:
     devices = (*GPUS, GPUDevice(index=2, uuid="GPU-2", name="a GPU"))
     found = gpu_resource(devices, READY)

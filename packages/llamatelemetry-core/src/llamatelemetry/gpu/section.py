@@ -35,7 +35,8 @@ _R = TypeVar("_R")
 class gpu_section:  # noqa: N801 - used as a keyword would be, like contextlib's
     """A span with what the GPUs did meanwhile. A context manager, and a decorator of functions.
 
-    Without a GPU, or before ``init()``, it is a span like any other.
+    Without a GPU, or before ``init()``, it is a span like any other. It may be entered again, and each time
+    is a span of its own.
 
     Args:
         name: The span's name.
@@ -48,36 +49,18 @@ class gpu_section:  # noqa: N801 - used as a keyword would be, like contextlib's
     def __init__(self, name: str, attributes: Mapping[str, str | bool | int | float] | None = None) -> None:
         self._name = name
         self._attributes = attributes
-        self._lock = threading.Lock()
-        self._told = False
-        self._begun_ns = 0
-        self._ended_ns: int | None = None
-        self._end_time_ns: int | None = None
-        self._pending: PendingUse | None = None
+        self._open: list[_Entered] = []
+        self._latest: _Entered | None = None
 
     def __enter__(self) -> Self:
-        tracer = trace.get_tracer("llamatelemetry", version("llamatelemetry-core"))
-        self._span = tracer.start_span(self._name, attributes=self._attributes)
-        self._token = otel_context.attach(trace.set_span_in_context(self._span))
-        self._begun_ns = SYSTEM_CLOCK.monotonic_ns()
-        ledger = current_meter()
-        if isinstance(ledger, GPULedger):
-            self._pending = ledger.open(Account(self._work, section=True, on_done=self._tell))
+        self._latest = _Entered(self._name, self._attributes)
+        self._open.append(self._latest)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        otel_context.detach(self._token)
-        if error is not None:
-            self._span.record_exception(error)
-            self._span.set_status(Status(StatusCode.ERROR, str(error)))
-        with self._lock:
-            self._end_time_ns = SYSTEM_CLOCK.time_ns()
-            self._ended_ns = SYSTEM_CLOCK.monotonic_ns()
-            over = self._told or self._pending is None
-        if over:
-            self._span.end(self._end_time_ns)
+        self._open.pop().leave(error)
 
     def __call__(self, function: Callable[_P, _R]) -> Callable[_P, _R]:
         """Makes every call of a function, or of a coroutine function, a section."""
@@ -103,12 +86,49 @@ class gpu_section:  # noqa: N801 - used as a keyword would be, like contextlib's
     def use(self, timeout_s: float | None = None) -> GPUUse | None:
         """What the GPUs did, once the section is over; waits about one sampling period for it.
 
+        Of a section that is entered several times it is what they did since it was entered last.
+
         Args:
             timeout_s: Most seconds to wait; None takes about two sampling periods.
 
         Returns:
             None where nothing is measured.
         """
+        return None if self._latest is None else self._latest.use(timeout_s)
+
+
+class _Entered:
+    """A section from when it is entered until its figures are told."""
+
+    def __init__(self, name: str, attributes: Mapping[str, str | bool | int | float] | None) -> None:
+        self._lock = threading.Lock()
+        self._told = False
+        self._ended_ns: int | None = None
+        self._end_time_ns: int | None = None
+        self._pending: PendingUse | None = None
+        tracer = trace.get_tracer("llamatelemetry", version("llamatelemetry-core"))
+        self._span = tracer.start_span(name, attributes=attributes)
+        self._token = otel_context.attach(trace.set_span_in_context(self._span))
+        self._begun_ns = SYSTEM_CLOCK.monotonic_ns()
+        ledger = current_meter()
+        if isinstance(ledger, GPULedger):
+            self._pending = ledger.open(Account(self._work, section=True, on_done=self._tell))
+
+    def leave(self, error: BaseException | None) -> None:
+        """Notes the end, and ends the span if its figures are told already or never will be."""
+        otel_context.detach(self._token)
+        if error is not None:
+            self._span.record_exception(error)
+            self._span.set_status(Status(StatusCode.ERROR, str(error)))
+        with self._lock:
+            self._end_time_ns = SYSTEM_CLOCK.time_ns()
+            self._ended_ns = SYSTEM_CLOCK.monotonic_ns()
+            over = self._told or self._pending is None
+        if over:
+            self._span.end(self._end_time_ns)
+
+    def use(self, timeout_s: float | None) -> GPUUse | None:
+        """What the GPUs did; None where nothing is measured."""
         use = None if self._pending is None else self._pending.wait(timeout_s)
         return use if isinstance(use, GPUUse) else None
 

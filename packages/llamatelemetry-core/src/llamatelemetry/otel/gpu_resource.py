@@ -13,9 +13,12 @@ def gpu_resource(devices: Sequence[GPUDevice], status: DriverStatus) -> dict[str
     """What the resource says of GPUs; empty where there is no driver to ask.
 
     Args:
-        devices: Those that the process sees.
+        devices: Those that the process sees. Instances of a GPU that is among them are left out: they are
+            its parts, and requests are measured on the whole.
         status: What became of opening the driver.
     """
+    whole = {device.uuid for device in devices}
+    devices = [device for device in devices if device.parent_uuid not in whole]
     sizes = [device.memory_total_bytes for device in devices]
     known = [size for size in sizes if size is not None]
     counted = bool(devices) or status.state is DriverState.NO_DEVICE
