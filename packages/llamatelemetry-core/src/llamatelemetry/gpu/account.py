@@ -23,7 +23,6 @@ class Tally:
         device: The device.
         energy: Its shares of the device's windows.
         idle_j: The idle energy of the windows it observed.
-        scope: Whose energy it was divided from, in the latest window.
         process_memory_bytes: Memory of the process that serves, at its latest reading.
     """
 
@@ -38,21 +37,22 @@ class Tally:
             "_prefilled",
             "_reasons",
             "_samples",
+            "_scope",
             "_temperature_c",
         ),
-        *("device", "energy", "idle_j", "process_memory_bytes", "scope"),
+        *("device", "energy", "idle_j", "process_memory_bytes"),
     )
 
     def __init__(self, device: GPUDevice, before: Sample | None) -> None:
         self.device: Final = device
         self.energy: Final = RequestEnergy()
         self.idle_j: float = 0.0
-        self.scope: EnergyScope = "device"
         self.process_memory_bytes: int | None = None
         self._before = self._peak = None if before is None else before.fast.memory_used_bytes
         self._after: int | None = None
         self._busy = 0.0
         self._samples = 0
+        self._scope: EnergyScope | None = None
         self._temperature_c: float | None = None
         self._reasons: dict[str, None] | None = None
         self._prefilled = self._decoded = 0.0
@@ -89,6 +89,11 @@ class Tally:
             self._temperature_c = sample.temperature_c if known is None else max(known, sample.temperature_c)
         if sample.throttle_reasons is not None:
             self._reasons = {**(self._reasons or {}), **dict.fromkeys(sample.throttle_reasons)}
+
+    def divided_from(self, scope: EnergyScope) -> None:
+        """Notes whose energy a window's share is of; it is the process's if all of them are."""
+        if self._scope != "device":
+            self._scope = scope
 
     def claim(self, work: Work, window: EnergyWindow, now_ns: int) -> Claim:
         """What was worked in a window; windows come in the order of time.
@@ -127,7 +132,7 @@ class Tally:
             idle_j=self.idle_j if known and section else None,
             energy_method=energy.method,
             energy_uncertainty_j=energy.uncertainty_j if known else None,
-            energy_scope=self.scope,
+            energy_scope=self._scope or "device",
             temperature_max_c=self._temperature_c,
             throttle_reasons=None if self._reasons is None else tuple(self._reasons),
         )

@@ -219,8 +219,7 @@ class _DeviceMeter:
             if (tally := (account.tallies or {}).get(uuid)) is not None and _overlaps(work, window)
         ]
         requests = [entry for entry in here if not entry[0].section]
-        ours = {account.pid for account, _, _ in requests if account.pid is not None}
-        attributable = _share_of(ours, running)
+        attributable = _share_of({account.pid for account, _, _ in requests}, running)
         idle_w = self._idle.watts if self._idle_power_w is None else self._idle_power_w
         split = split_window(
             window,
@@ -231,7 +230,7 @@ class _DeviceMeter:
         )
         for (account, tally, claim), share_j, margin_j in zip(requests, split.shares_j, split.margins_j, strict=True):
             tally.energy.add(window, claim, share_j=share_j, margin_j=margin_j)
-            tally.scope = "device" if attributable is None else "process"
+            tally.divided_from("device" if attributable is None else "process")
             tally.process_memory_bytes = _memory_of(account.pid, running)
         for account, tally, claim in here:
             if account.section:
@@ -264,10 +263,11 @@ def _overlaps(work: Work, window: EnergyWindow) -> bool:
     return begin < end
 
 
-def _share_of(ours: set[int], running: tuple[GPUProcess, ...] | None) -> float | None:
+def _share_of(ours: set[int | None], running: tuple[GPUProcess, ...] | None) -> float | None:
     """Our processes' part of what keeps a device busy; None where the driver does not tell, or not of ours.
 
-    In a container the driver may count processes in another namespace: then none of them is ours.
+    In a container the driver may count processes in another namespace: then none of them is ours. Neither
+    is a request whose process nobody knows, so beside one no other's part can be taken off.
     """
     if not running or not ours or not ours <= {process.pid for process in running}:
         return None

@@ -98,11 +98,11 @@ class Nvml:
 
     def slow(self, device: GPUDevice) -> SlowReading:
         """Temperature, clocks, throttling, ECC and Xid errors: about seven calls."""
-        return self._read(device, DeviceFigures.slow, _NO_SLOW)
+        return self._read(device, lambda figures: figures.slow.read(), _NO_SLOW)
 
     def rare(self, device: GPUDevice) -> RareReading:
         """Processes, PCIe and NVLink traffic. Takes tens of milliseconds: the driver counts PCIe bytes meanwhile."""
-        return self._read(device, DeviceFigures.rare, _NO_RARE)
+        return self._read(device, lambda figures: figures.rare.read(), _NO_RARE)
 
     def is_lost(self, device: GPUDevice) -> bool:
         """Whether the device stopped to answer; it is not asked again until ``open()``."""

@@ -1,10 +1,4 @@
-"""The figures of one device that are read ten times a second: memory, utilization, power and energy.
-
-With sixteen devices that is 640 calls a second, and what Python does around each costs more than the
-call. So the answers of a device lie side by side in memory that is taken once: while nothing is
-refused, a round makes the calls one after the other and takes all figures out at once. Otherwise each
-is asked for by its question, which knows what a refusal means.
-"""
+"""The figures of one device that are read ten times a second: memory, utilization, power and energy."""
 
 from __future__ import annotations
 
@@ -17,11 +11,12 @@ from typing import Any, Final
 from llamatelemetry.gpu.device import FastReading
 from llamatelemetry.gpu.nvml_calls import UNSIGNED_INT, Asking, field_value, number
 from llamatelemetry.gpu.nvml_questions import Question, Way
+from llamatelemetry.gpu.nvml_together import Answers, Together
 
 _POWER_INSTANT: Final = 186
 """NVML_FI_DEV_POWER_INSTANT of nvml.h; not all bindings name it."""
 
-_ANSWERS: Final = Struct("<32xQ 2I 24xIII4x Q")
+_LAYOUT: Final = Struct("<32xQ 2I 24xIII4x Q")
 """nvmlMemory_v2_t, nvmlUtilization_t, nvmlFieldValue_t and a number, as nvml.h lays them out, one after the other.
 
 Taken out: used; gpu, memory; valueType, nvmlReturn, value as an unsigned int; the number.
@@ -40,71 +35,55 @@ class FastFigures:
         handle: NVML's handle of the device.
         subject: The device in words, as for a question.
         draws: Whether power and energy are its own; they are not asked for otherwise.
-
-    Attributes:
-        questions: What is asked, for memory, utilization, power and energy.
     """
 
-    __slots__ = ("_answered", "_block", "_calls", "_field", "questions")
+    __slots__ = ("_field", "_power", "_together")
 
     def __init__(self, binding: Any, handle: Any, subject: str, *, draws: bool) -> None:
-        self._block = bytearray(_ANSWERS.size)
-
-        def placed(kind: Any, at: int) -> Any:
-            return kind.from_buffer(self._block, at)
-
-        memory_v2 = placed(binding.c_nvmlMemory_v2_t, _MEMORY_V2)
+        answers = Answers(_LAYOUT)
+        memory_v2 = answers.placed(binding.c_nvmlMemory_v2_t, _MEMORY_V2)
         memory_v2.version = binding.nvmlMemory_v2
-        self._field = placed(binding.c_nvmlFieldValue_t, _FIELD)
+        self._field = answers.placed(binding.c_nvmlFieldValue_t, _FIELD)
         self._field.fieldId = _POWER_INSTANT
 
-        def asked(function: str, *arguments: Any, answer: Any, then: Callable[[Any], Any], words: str = "") -> Way:
-            return function + words, Asking(binding, function, handle, *arguments, answer=answer, then=then)
+        def way(function: str, *arguments: Any, answer: Any, then: Callable[[Any], Any]) -> Way:
+            return function, Asking(binding, function, handle, *arguments, answer=answer, then=then)
 
         def drawn(figure: str, *ways: Way) -> Question:
             if draws:
                 return Question((figure,), subject, *ways)
-            reason = "what a MIG instance draws is measured on its whole GPU only"
-            return Question((figure,), subject, reason=reason)
+            return Question((figure,), subject, reason="what a MIG instance draws is measured on its whole GPU only")
 
-        self.questions: tuple[Question, ...] = (
-            Question(
-                ("memory_used_bytes",),
-                subject,
-                asked("nvmlDeviceGetMemoryInfo_v2", answer=memory_v2, then=_used),
-                asked("nvmlDeviceGetMemoryInfo", answer=placed(binding.c_nvmlMemory_t, _MEMORY), then=_used),
-            ),
-            Question(
-                ("utilization", "memory_controller_utilization"),
-                subject,
-                asked(
-                    "nvmlDeviceGetUtilizationRates",
-                    answer=placed(binding.c_nvmlUtilization_t, _UTILIZATION),
-                    then=_shares,
-                ),
-            ),
-            drawn(
-                "power_w",
-                asked(
-                    "nvmlDeviceGetFieldValues",
-                    1,
-                    answer=self._field,
-                    then=lambda answer: field_value(binding, answer) / 1000,
-                    words="(POWER_INSTANT)",
-                ),
-                asked("nvmlDeviceGetPowerUsage", answer=placed(c_uint, _USAGE), then=_watts),
-            ),
-            drawn(
-                "energy_mj",
-                asked(
-                    "nvmlDeviceGetTotalEnergyConsumption",
-                    answer=placed(c_ulonglong, _ENERGY),
-                    then=attrgetter("value"),
-                ),
-            ),
+        memory = Question(
+            ("memory_used_bytes",),
+            subject,
+            way("nvmlDeviceGetMemoryInfo_v2", answer=memory_v2, then=_used),
+            way("nvmlDeviceGetMemoryInfo", answer=answers.placed(binding.c_nvmlMemory_t, _MEMORY), then=_used),
         )
-        self._answered: tuple[bool, ...] = ()
-        self._calls: tuple[Callable[[], int], ...] = ()
+        rates = answers.placed(binding.c_nvmlUtilization_t, _UTILIZATION)
+        utilization = Question(
+            ("utilization", "memory_controller_utilization"),
+            subject,
+            way("nvmlDeviceGetUtilizationRates", answer=rates, then=_shares),
+        )
+        function, instant = way(
+            "nvmlDeviceGetFieldValues", 1, answer=self._field, then=lambda field: field_value(binding, field) / 1000
+        )
+        self._power = drawn(
+            "power_w",
+            (f"{function}(POWER_INSTANT)", instant),
+            way("nvmlDeviceGetPowerUsage", answer=answers.placed(c_uint, _USAGE), then=_watts),
+        )
+        counter = answers.placed(c_ulonglong, _ENERGY)
+        energy = drawn(
+            "energy_mj", way("nvmlDeviceGetTotalEnergyConsumption", answer=counter, then=attrgetter("value"))
+        )
+        self._together = Together(answers, memory, utilization, self._power, energy)
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """What is asked, for memory, utilization, power and energy."""
+        return self._together.questions
 
     def read(self) -> FastReading:
         """Reads them.
@@ -112,15 +91,12 @@ class FastFigures:
         Raises:
             DeviceLostError: The device is gone.
         """
-        if not self._calls:
-            return self._ask_each()
-        for call in self._calls:
-            if call():
-                return self._ask_each()
-        used, gpu, controller, kind, refused, milliwatts, energy_mj = _ANSWERS.unpack(self._block)
+        if (taken := self._together.take()) is None:
+            return self._ask()
+        used, gpu, controller, kind, refused, milliwatts, energy_mj = taken
         if refused or kind != UNSIGNED_INT:
-            return self._ask_each()
-        memory, utilization, power, energy = self._answered
+            return self._ask()
+        memory, utilization, power, energy = self._together.answered
         return FastReading(
             memory_used_bytes=used if memory else None,
             utilization=gpu / 100 if utilization else None,
@@ -129,10 +105,12 @@ class FastFigures:
             energy_mj=energy_mj if energy else None,
         )
 
-    def _ask_each(self) -> FastReading:
-        memory, utilization, power, energy = (question.ask() for question in self.questions)
+    def _ask(self) -> FastReading:
+        memory, utilization, power, energy = self._together.ask()
         gpu, controller = utilization or (None, None)
-        self._remember()
+        if not (isinstance(way := self._power.call, Asking) and way.answer is self._field):
+            # The field is not asked for any more, and what it said of itself would stand for the older way.
+            self._field.valueType, self._field.nvmlReturn = UNSIGNED_INT, 0
         return FastReading(
             memory_used_bytes=memory,
             utilization=gpu,
@@ -140,17 +118,6 @@ class FastFigures:
             power_w=power,
             energy_mj=energy,
         )
-
-    def _remember(self) -> None:
-        """Takes over the calls for the next rounds, if every figure is answered, or never will be."""
-        self._calls = ()
-        if all(question.is_settled for question in self.questions):
-            ways = [question.call for question in self.questions]
-            self._answered = tuple(each is not None for each in ways)
-            self._calls = tuple(each.call for each in ways if isinstance(each, Asking))
-            if not any(isinstance(each, Asking) and each.answer is self._field for each in ways):
-                # The field is not asked for any more, and what it said of itself would stand for the older way.
-                self._field.valueType, self._field.nvmlReturn = UNSIGNED_INT, 0
 
 
 def _used(memory: Any) -> Any:

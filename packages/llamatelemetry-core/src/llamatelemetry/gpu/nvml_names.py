@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 # nvmlClocksEventReasons of nvml.h, https://docs.nvidia.com/deploy/nvml-api/group__nvmlClocksEventReasons.html;
@@ -21,6 +22,7 @@ _REASONS: Final = {
 _IDLE: Final = 0x001
 
 
+@cache
 def throttle_reasons(bits: int) -> tuple[str, ...]:
     """Names of the reasons in NVML's bit mask, lowest bit first.
 
