@@ -269,6 +269,29 @@ def test_where_the_driver_does_not_tell_whose_work_it_is_the_figure_is_the_devic
     assert (use.energy_j, use.energy_scope) == (pytest.approx(8.0), "device")
 
 
+def test_beside_a_request_of_an_unknown_process_nobodys_part_is_taken_off():
+    processes = (GPUProcess(pid=7, utilization=0.6), GPUProcess(pid=8, utilization=0.2))
+    bench = Bench(processes={"GPU-0": processes})
+    known, unknown = (Request(begun_ns=bench.now_ns, ended_ns=bench.now_ns + S // 10, pid=pid) for pid in (7, None))
+    pending = [bench.ledger.begin(each) for each in (known, unknown)]
+    bench.tick(0.1, watts=90)
+    assert [(use_of(each).energy_j, use_of(each).energy_scope) for each in pending] == [(4.0, "device")] * 2
+
+
+def test_a_figure_is_of_the_process_only_if_all_of_it_is():
+    bench = Bench()
+    request = Request(begun_ns=bench.now_ns, pid=7)
+    later = Request(begun_ns=bench.now_ns + S // 10, ended_ns=bench.now_ns + S // 5, pid=7)
+    pending = bench.ledger.begin(request)
+    bench.tick(0.1, watts=90)
+    request.ended_ns = bench.now_ns + S // 10
+    bench.tick(0.01, watts=90)  # Before anybody has looked at the processes, its first window is divided.
+    bench.processes["GPU-0"] = (GPUProcess(pid=7, utilization=0.6), GPUProcess(pid=8, utilization=0.2))
+    after = bench.ledger.begin(later)
+    bench.tick(0.1, watts=90)
+    assert (use_of(pending).energy_scope, use_of(after).energy_scope) == ("device", "process")
+
+
 def test_a_prompt_that_is_still_being_read_is_never_weighed_twice():
     bench = Bench(idle_w=0)
     reading = Request(begun_ns=bench.now_ns, prefill_tokens=1000)
