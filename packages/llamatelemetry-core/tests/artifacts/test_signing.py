@@ -176,3 +176,14 @@ def test_where_model_signing_is_not_installed_one_error_says_what_to_run(
     with pytest.raises(MissingDependencyError, match=r"pip install 'llamatelemetry-core\[signing\]'"):
         sign_artifact(file, private_key=keys.private)
     assert not manifest_path(file).exists()
+
+
+def test_a_key_that_is_not_there_is_named_and_nothing_else_is_blamed(tmp_path: Path, keys: Keys) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    write_manifest(create_manifest(path, kind="gguf"), path)
+    sign_artifact(path, private_key=keys.private)
+    gone = tmp_path / "gone.pem"
+    for use in (lambda: sign_artifact(path, private_key=gone), lambda: verify_signatures(path, public_key=gone)):
+        with pytest.raises(SignatureError, match=r"/gone\.pem: cannot be read: No such file or directory; give"):
+            use()

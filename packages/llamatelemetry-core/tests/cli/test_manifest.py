@@ -271,6 +271,12 @@ def test_signatures_are_made_and_verified_with_keys_in_files(manifest: Said, her
     assert (code, err) == (1, "Error: base.sig: there is no signature: sign the artifact, or ask for the file\n")
 
 
+def test_a_key_that_is_not_there_is_said_before_anything_is_written(manifest: Said, here: Path) -> None:
+    code, _, err = manifest("create", "base", "--bom", "--sign", "gone.pem")
+    assert (code, err.partition(";")[0]) == (1, "Error: gone.pem: cannot be read: No such file or directory")
+    assert not [path.name for path in here.glob("base.*")]
+
+
 def test_help_of_each_verb_has_examples(manifest: Said) -> None:
     for verb in ("create", "verify", "show", "graph"):
         code, out, _ = manifest(verb, "--help")

@@ -239,7 +239,7 @@ def test_stages_are_listed_and_explained(mix):
 def test_where_there_is_nothing_to_show_it_says_so(shelf):
     done = shelf.llamatelemetry("pipeline", "show")
     assert done.returncode == 1
-    assert "--store" in done.stderr
+    assert "no run is recorded in llamatelemetry-artifacts/runs: say with --store" in done.stderr
     listed = shelf.llamatelemetry("pipeline", "stages", env={"LLAMATELEMETRY_PLUGINS": "none"})
     assert "benchmark" in listed.stdout
     assert "llamatelemetry plugins" in listed.stdout

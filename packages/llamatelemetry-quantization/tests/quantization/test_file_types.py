@@ -28,5 +28,5 @@ def test_names_are_taken_in_any_case_and_short(given, name):
 
 
 def test_what_is_no_type_is_told_what_is():
-    with pytest.raises(InvalidValueError, match=r"type='Q4_Z' is not valid: give one of F32, F16, .*Q4_K_M"):
+    with pytest.raises(InvalidValueError, match=r"^file_type='Q4_Z' is not valid: give one of F32, F16, .*Q4_K_M"):
         file_type("Q4_Z")

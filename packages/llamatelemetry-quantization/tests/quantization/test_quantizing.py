@@ -192,7 +192,7 @@ def test_what_was_quantized_before_is_refused_unless_allowed(tmp_path, tiny):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"file_type": "Q4_X"}, "type='Q4_X' is not valid: give one of F32"),
+        ({"file_type": "Q4_X"}, "file_type='Q4_X' is not valid: give one of F32"),
         ({"file_type": "Q8_0", "threads": 0}, "threads=0 is not valid: give 1 to 256"),
         ({"file_type": "IQ2_XS"}, "without an importance matrix"),
         ({"file_type": "Q8_0", "metadata": {"general.architecture": "x"}}, "choose another key"),

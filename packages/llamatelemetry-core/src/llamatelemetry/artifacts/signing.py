@@ -75,6 +75,7 @@ def sign_artifact(path: Path, *, private_key: Path, password: str | None = None)
         SignatureError: The key cannot be used.
         ArtifactError: The subclass says what is wrong with the artifact or its manifest.
     """
+    check_key(private_key)
     signing_api, _ = _model_signing()
     manifest = load_artifact(path)
     covered = (path, manifest_path(path))
@@ -100,6 +101,7 @@ def verify_signatures(path: Path, *, public_key: Path) -> ArtifactManifest:
         SignatureError: A signature is missing, made by another key, or covers something else.
         ArtifactError: The subclass says what is wrong with the artifact or its manifest.
     """
+    check_key(public_key)
     _, verifying_api = _model_signing()
     manifest = load_artifact(path)
     contents = []
@@ -115,6 +117,19 @@ def verify_signatures(path: Path, *, public_key: Path) -> ArtifactManifest:
         contents.append(content)
     _check_covers(manifest, contents[0], path)
     return manifest
+
+
+def check_key(path: Path) -> None:
+    """Sees that a key's file is there, before hours go into hashing what it is for.
+
+    Raises:
+        SignatureError: It is not, or cannot be read.
+    """
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise SignatureError(path, f"cannot be read: {error.strerror}; give the PEM file of a key") from None
 
 
 def _model_signing() -> tuple[Any, Any]:

@@ -15,7 +15,13 @@ from llamatelemetry.artifacts.kinds import guess_kind
 from llamatelemetry.artifacts.manifest import ArtifactManifest
 from llamatelemetry.artifacts.provenance import provenance as provenance_of
 from llamatelemetry.artifacts.provenance import write_provenance
-from llamatelemetry.artifacts.signing import sign_artifact, signature_path, signing_statement, verify_signatures
+from llamatelemetry.artifacts.signing import (
+    check_key,
+    sign_artifact,
+    signature_path,
+    signing_statement,
+    verify_signatures,
+)
 from llamatelemetry.artifacts.store import ArtifactStore
 from llamatelemetry.cli.hash_progress import hash_bar
 from llamatelemetry.cli.manifest_origin import origin_of, pairs, parameters, roles
@@ -121,6 +127,8 @@ def create(
     are refused: what they lead to could change and nobody would notice.
     """
     origin = origin_of(stage=stage, run_id=run_id, traceparent=traceparent, git_commit=git_commit)
+    if key is not None:
+        check_key(key)
     known = kind or guess_kind(path)
     if known is None and path.exists():
         raise click.BadParameter(f"{path} does not say what it is; give a word", param_hint="--kind")

@@ -11,7 +11,7 @@ from llamatelemetry.artifacts.kept_provenance import check_provenance
 from llamatelemetry.artifacts.store import ArtifactStore
 from llamatelemetry.cli.output import console, examples, json_option, plugin_log_off, print_json
 from llamatelemetry.cli.pipeline_view import run_view, stage_data, stage_view, stages_view, telemetry_line, wires_view
-from llamatelemetry.errors import ArtifactError, UnknownNameError
+from llamatelemetry.errors import ArtifactError, PipelineError
 from llamatelemetry.pipeline.definition import DEFAULT_STORE, read_definition
 from llamatelemetry.pipeline.outcome import RunRecord, read_record, run_ids
 from llamatelemetry.pipeline.runner import RUNS, WORK
@@ -25,14 +25,15 @@ A pipeline's file:
   name = "smollm2"
   store = "artifacts"                # where what is made is kept
   [inputs]
-  model = "checkpoints/smollm2"      # what it is given; paths go from the file's folder
+  checkpoint = "smollm2"             # what it is given; paths go from the file's folder
   [[stage]]
   use = "export_gguf"                # a name that `llamatelemetry pipeline stages` lists
   id = "f16"                         # its name here
-  parameters = { type = "F16" }
+  parameters = { file_type = "F16" }
   [[stage]]
   use = "quantize"
   inputs = { model = "f16.model" }   # needed only where several would fit
+  parameters = { file_type = "Q4_K_M" }
 """
 
 
@@ -154,7 +155,7 @@ def show(run: str | None, store: Path, *, verify: bool, as_json: bool) -> int:
     if run is None:
         known = run_ids(folder)
         if not known:
-            raise UnknownNameError("run", "", (), f"Records are looked for in {folder}; say where with --store.")
+            raise PipelineError(f"no run is recorded in {folder}: say with --store where what was made is kept")
         run = known[-1]
     record = read_record(folder, run)
     problems = _problems(record, ArtifactStore(store)) if verify else None

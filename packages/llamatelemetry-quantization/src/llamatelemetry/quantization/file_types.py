@@ -81,5 +81,5 @@ def file_type(name: str) -> FileType:
     known = name.upper()
     found = FILE_TYPES.get(_SHORT.get(known, known))
     if found is None:
-        raise InvalidValueError("type", name, f"give one of {', '.join(FILE_TYPES)}")
+        raise InvalidValueError("file_type", name, f"give one of {', '.join(FILE_TYPES)}")
     return found
