@@ -3,9 +3,10 @@
 Run: python benchmarks/gpu_sampler.py [--json]
 
 CPU is the sampler's as an application runs it: its thread, ten rounds a second in real time, with one
-listener. Beside it stands a loop that makes the bare calls of NVIDIA's binding at the same rates and
-throws the answers away. NVML is the stub: it answers from memory, so this is the cost of our code and
-of the binding, and of no driver; a real one adds its own time to each call, the same to both.
+listener, once it has had a first look at the processes of each device. Beside it stands a loop that
+makes the bare calls of NVIDIA's binding at the same rates and throws the answers away. NVML is the
+stub: it answers from memory, so this is the cost of our code and of the binding, and of no driver; a
+real one adds its own time to each call, the same to both.
 
 Memory is that of 36,000 rounds on a clock moved by hand, beside a list that keeps ten minutes of the
 same samples as objects.
@@ -66,6 +67,8 @@ def sampling_ms_per_s() -> float:
     sampler = GPUSampler(Nvml({}), interval_s=INTERVAL_S)
     with sampler.subscribe(told.append):
         assert sampler.wait_past(time.perf_counter_ns(), 10)
+        time.sleep((len(sampler.devices) + 1) * INTERVAL_S)
+        assert all(snapshot.rare.processes is not None for snapshot in sampler.snapshots())
         told.clear()
         spent = cpu_ms_per_s(SECONDS)
         # A sampler that did not keep up would be cheap.
@@ -77,6 +80,7 @@ def bare_ms_per_s() -> float:
     """CPU in a second of a loop with the binding's bare calls at the same rates."""
     pynvml.nvmlInit()
     handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    rare_rounds = max(10, 50 // len(handles))  # Of one device a second at most, and five seconds between two of one.
     stopped = threading.Event()
 
     def poll() -> None:
@@ -86,8 +90,8 @@ def bare_ms_per_s() -> float:
                 bare_fast(handle)
                 if (rounds + index) % 10 == 0:
                     bare_slow(handle)
-                if (rounds + index) % 50 == 0:
-                    bare_rare(handle)
+            if rounds % rare_rounds == 0:
+                bare_rare(handles[rounds // rare_rounds % len(handles)])
             rounds += 1
 
     thread = threading.Thread(target=poll)
