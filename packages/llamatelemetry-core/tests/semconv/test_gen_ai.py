@@ -23,7 +23,10 @@ def test_the_profile_has_the_names_of_the_design():
         *("operation.name", "provider.name", "system", "conversation.id", "output.type"),
         "embeddings.dimension.count",
         *(f"request.{name}" for name in ("model", "max_tokens", "temperature", "top_p", "top_k", "seed")),
-        *(f"request.{name}" for name in ("stop_sequences", "frequency_penalty", "presence_penalty", "stream")),
+        *(
+            f"request.{name}"
+            for name in ("stop_sequences", "frequency_penalty", "presence_penalty", "stream", "choice.count")
+        ),
         *(f"response.{name}" for name in ("id", "model", "finish_reasons", "time_to_first_chunk")),
         *(f"usage.{name}" for name in ("input_tokens", "output_tokens")),
         *("usage.cache_read.input_tokens", "usage.reasoning.output_tokens"),

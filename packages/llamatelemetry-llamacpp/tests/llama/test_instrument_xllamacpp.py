@@ -324,6 +324,7 @@ def test_several_answers_to_one_prompt_are_one_inference(plain, watched, stream)
     plain.handle_chat_completions({**ASKED, "n": 2, "max_tokens": 3, "stream": stream}, got)
     told = watched.told()
     assert told["gen_ai.usage.input_tokens"] > 30
+    assert told["gen_ai.request.choice.count"] == 2
     # Of a whole answer the server counts the first choice alone.
     assert told.get("gen_ai.usage.output_tokens") == (6 if stream else None)
 

@@ -46,6 +46,7 @@ def facts_of(record: FinishedRecord, redactor: TextRedactor, content: Content | 
         stop_sequences=tuple(request.stop) or None,
         frequency_penalty=sampling.frequency_penalty,
         presence_penalty=sampling.presence_penalty,
+        choices=None if request.n == 1 else request.n,
         embedding_dimensions=len(record.embeddings[0]) if record.embeddings else None,
         conversation_id=request.conversation_id,
         output_type=_output_type(request),

@@ -22,6 +22,7 @@ class InferenceFacts:
 
     Attributes:
         stream: The caller asked to be given tokens as they come.
+        choices: Answers asked for; None for the usual one.
         finish_reasons: One per generated choice; ``finish_reason`` is the first of them.
         time_to_first_chunk_s: Submission to first chunk; None unless streaming.
         error_type: Low-cardinality name of what went wrong; ``error_message`` is its text.
@@ -62,6 +63,7 @@ class InferenceFacts:
     stop_sequences: tuple[str, ...] | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
+    choices: int | None = None
     embedding_dimensions: int | None = None
     conversation_id: str | None = None
     output_type: str | None = None

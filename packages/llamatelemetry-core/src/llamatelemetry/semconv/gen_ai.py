@@ -11,8 +11,9 @@ which we send as int in both, being what users of 1.41 send. The metrics differ 
 Embeddings are spans of their own in both, with few of an answer's attributes: rows say which task they
 are for.
 
-Two names have nothing to say here: ``gen_ai.request.choice.count`` is for requests of several answers,
-and ``gen_ai.system_instructions`` for those that are given apart from the messages.
+One name has nothing to say here: ``gen_ai.system_instructions`` is for those that are given apart from
+the messages. ``gen_ai.request.choice.count`` is never the engine's, whose requests have one answer each;
+instrumented libraries are asked for several at once.
 
 Names come from opentelemetry-semantic-conventions. The few that its oldest supported version, 0.59b0,
 does not have yet are written out.
@@ -146,6 +147,15 @@ GEN_AI_NEXT: Final = (
         "double",
         "presence_penalty",
         "Penalty on tokens seen before.",
+        task="generation",
+    ),
+    Attribute(
+        names.GEN_AI_REQUEST_CHOICE_COUNT,
+        "int",
+        "choices",
+        "Answers asked for; tokens are those of all of them.",
+        requirement="conditionally_required",
+        condition="if it is not 1",
         task="generation",
     ),
     Attribute(

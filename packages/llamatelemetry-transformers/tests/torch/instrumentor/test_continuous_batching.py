@@ -235,6 +235,7 @@ def test_several_answers_to_a_prompt_are_one_request(make_tiny, traced, blocks):
         manager.add_request(PROMPTS[0])
         results(manager, 3)
     assert traced.tokens() == [(3, 24, "length")]
+    assert traced.inference().attributes["gen_ai.request.choice.count"] == 3
 
 
 @pytest.mark.parametrize("batched", [True, False])

@@ -211,6 +211,7 @@ def test_several_answers_to_a_prompt_are_one_request(make_tiny, traced, beams):
         num_return_sequences=2,
     )
     assert traced.tokens() == [(2, 12, "length"), (4, 12, "length"), (3, 12, "length")]
+    assert [span.attributes["gen_ai.request.choice.count"] for span in traced.inferences()] == [2, 2, 2]
 
 
 def test_an_assistants_generations_are_not_requests(make_tiny, traced, untraced):
