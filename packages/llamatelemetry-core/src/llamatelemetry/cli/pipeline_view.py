@@ -115,6 +115,7 @@ def run_view(record: RunRecord, state: RunState, problems: Sequence[str] | None)
     parts += [Text(f"  {stage.id}: {stage.error_type}: {stage.error}", "red") for stage in record.stages if stage.error]
     if record.error and not any(stage.error for stage in record.stages):
         parts.append(Text(f"  {record.error_type}: {record.error}", "red"))
+    parts += [Text(f"  {each}", "yellow") for each in record.changes]
     parts += [Text(f"  {stage.id}: made anew: {each}", "yellow") for stage in record.stages for each in stage.damage]
     parts += [
         Text.assemble(f"  {stage.id}.{name}  ", (_near(path), "dim"))

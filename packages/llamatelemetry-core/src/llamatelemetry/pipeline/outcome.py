@@ -79,6 +79,8 @@ class RunRecord:
         state: How it ended, or that it goes on.
         about: The other fields of its context that are known.
         given: What it was given: names to paths.
+        given_digests: The same names to the digests of manifests.
+        changes: What was given at the same path to the latest run before, and is not what it was then.
         started_ns: When it began, in nanoseconds since the Unix epoch.
         ended_ns: When it ended.
         trace_id: Its trace, 32 hexadecimal digits; empty if none was sampled.
@@ -92,6 +94,8 @@ class RunRecord:
     state: RunState
     about: Mapping[str, Any] = field(default_factory=dict)
     given: Mapping[str, str] = field(default_factory=dict)
+    given_digests: Mapping[str, str] = field(default_factory=dict)
+    changes: tuple[str, ...] = ()
     started_ns: int
     ended_ns: int | None = None
     trace_id: str = ""
@@ -152,7 +156,8 @@ def read_record(folder: Path, run_id: str) -> RunRecord:
 
 def _parsed(data: dict[str, Any]) -> RunRecord:
     stages = tuple(_parsed_stage(each) for each in data.pop("stages"))
-    return replace(RunRecord(**_held(RunRecord, data)), stages=stages)
+    held = _held(RunRecord, data)
+    return replace(RunRecord(**held), stages=stages, changes=tuple(held.get("changes", ())))
 
 
 def _parsed_stage(data: dict[str, Any]) -> StageOutcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from llamatelemetry.pipeline.context import PipelineContext
 from llamatelemetry.pipeline.execution import Attempt, Place
 from llamatelemetry.pipeline.failure import error_type_of
 from llamatelemetry.pipeline.given import take_in
+from llamatelemetry.pipeline.given_before import changes_since
 from llamatelemetry.pipeline.nodes import GIVEN, Node, nodes_of
 from llamatelemetry.pipeline.outcome import RunRecord, RunState, StageOutcome, StageState, write_record
 from llamatelemetry.pipeline.progress import Listener, Progress, tell
@@ -153,6 +154,7 @@ class _Going:
                     progress = partial(self._tell_given, len(nodes))
                     taken = take_in(name, path, kinds[name], store=self._store, progress=progress)
                     self._artifacts[f"{GIVEN}.{name}"] = taken
+                self._note_given(given)
                 for number, node in enumerate(nodes, start=1):
                     self._make(node, wiring[node.id], number, len(nodes))
             state = "succeeded"
@@ -164,6 +166,14 @@ class _Going:
             self._settle()
             self._note(state=state, ended_ns=self._tracer.clock.time_ns())
         return PipelineRun(record=self._record, artifacts=self._artifacts)
+
+    def _note_given(self, given: Collection[str]) -> None:
+        """Puts down what was given, and says what of it is another than it was: all made of it is made anew."""
+        manifests = {name: self._artifacts[f"{GIVEN}.{name}"].manifest for name in given}
+        changes = changes_since(self._store, self._store.folder / RUNS, self._record, manifests)
+        for each in changes:
+            _log.warning("%s", each)
+        self._note(given_digests={name: manifest.digest for name, manifest in manifests.items()}, changes=changes)
 
     def _make(self, node: Node, wires: Mapping[str, str], number: int, of: int) -> None:
         place = Place(
