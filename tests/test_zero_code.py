@@ -23,6 +23,8 @@ from llamatelemetry.testing.semconv import assert_valid_metrics, assert_valid_sp
 
 PROFILES = ("gen_ai", "llm")
 OURS = {"OTEL_PYTHON_DISTRO": "llamatelemetry"}
+DELTA = 1
+"""AGGREGATION_TEMPORALITY_DELTA of OTLP."""
 THEIRS = {"OTEL_PYTHON_DISTRO": "distro", "OTEL_PYTHON_CONFIGURATOR": "configurator"}
 USUALLY_HIDDEN = ("opentelemetry-distro", "opentelemetry-instrumentation-genai-openai")
 """The second distribution of the tests' own environment, and an instrumentor that takes a second to import."""
@@ -254,6 +256,22 @@ def test_standard_variables_mean_what_they_mean_everywhere(environment: Environm
         assert all(headers["api-key"] == "a b" for headers in sink.headers)
         assert all(headers["content-encoding"] == "gzip" for headers in sink.headers)
     assert not (environment.work / "llamatelemetry-data").exists()
+
+
+def test_what_opentelemetry_reads_itself_means_the_same_under_ours(environment: Environment) -> None:
+    with OtlpSink() as sink:
+        variables = {
+            "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "process,os",
+            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta",
+        }
+        done = environment.instrument(APPLICATION, to(sink) | variables)
+        assert (done.returncode, done.stdout, done.stderr) == (0, ANSWER, "")
+        resource = resource_of(sink)
+        assert resource["process.runtime.name"] == "cpython"
+        assert resource["os.type"] == "linux"
+        assert resource["telemetry.distro.name"] == "llamatelemetry"
+        (durations,) = (metric for metric in sink.metrics if metric.name == "gen_ai.client.operation.duration")
+        assert durations.histogram.aggregation_temporality == DELTA
 
 
 PLUGIN = """
