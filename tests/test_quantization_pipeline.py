@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,9 +15,11 @@ from llamatelemetry import sdk
 from llamatelemetry.artifacts.lookup import describe_file
 from llamatelemetry.errors import InvalidValueError, PluginError, QualityLimitError, StageFailedError, UnknownNameError
 from llamatelemetry.pipeline import Port, StageContext
+from llamatelemetry.pipeline.runner import WORK
 from llamatelemetry.plugins import Registry
 from llamatelemetry.quantization import QuantizationPipeline
 from llamatelemetry.quantization.small_checkpoints import write_small_checkpoint
+from llamatelemetry.quantization.variants import read_report
 from llamatelemetry.testing.telling import Telling
 
 TEXT = "A text of a few words, which is all that a model of random weights needs to know. " * 3
@@ -50,6 +55,25 @@ def given(tmp_path_factory) -> dict[str, Path]:
     (adapter / "adapter_config.json").write_text("{}")
     (folder / "text.txt").write_text(TEXT)
     return {"source": write_small_checkpoint(folder / "small"), "adapter": adapter, "text": folder / "text.txt"}
+
+
+@pytest.fixture(scope="module")
+def _children() -> list[str]:
+    found: list[str] = []
+
+    def look(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "subprocess.Popen" and "llamatelemetry.quantization.evaluation.llama_child" in arguments[1]:
+            found.append(Path(json.loads(arguments[1][-1])["model"]).name)
+
+    sys.addaudithook(look)
+    return found
+
+
+@pytest.fixture
+def children(_children: list[str]) -> list[str]:
+    """Names of the models that llama.cpp was started with as a library in this test; Python itself tells of each."""
+    _children.clear()
+    return _children
 
 
 @pytest.fixture
@@ -142,6 +166,25 @@ def test_without_a_stage_that_merges_it_says_what_to_install(tmp_path, given, me
         QuantizationPipeline(["Q8_0"], merge={"no_such": 1}).build(adapter=True)
 
 
+def test_the_parent_runs_once_for_all_its_variants_and_the_reports_say_what_they_say_without(tmp_path, given, children):
+    reports = {}
+    for name, told in (("together", {}), ("apart", {"shared_bytes": 0})):
+        children.clear()
+        road = QuantizationPipeline(["Q4_0", "Q8_0"], validate={**VALIDATE, **told}, threads=1)
+        made = road.run(given["source"], store=tmp_path / name, text=given["text"])
+        assert list((tmp_path / name / WORK).iterdir()) == []
+        reports[name] = [read_report(made.run.artifacts[f"validate-{each}.report"].path) for each in road.variants]
+        assert children.count("model-F16.gguf") == {"together": 1, "apart": 3}[name]
+        assert len(children) == {"together": 3, "apart": 5}[name]
+
+    figures = [
+        [{key: value for key, value in report.items() if key not in {"model", "parent"}} for report in each]
+        for each in reports.values()
+    ]
+    assert figures[0] == figures[1]
+    assert figures[0][1]["divergence"]["value"] > figures[0][2]["divergence"]["value"] > 0
+
+
 def test_limits_hold_for_what_was_quantized_and_not_for_its_parent(tmp_path, given):
     road = QuantizationPipeline(["Q4_0"], validate={**VALIDATE, "max_divergence": 1e-9}, threads=1)
 
@@ -149,6 +192,7 @@ def test_limits_hold_for_what_was_quantized_and_not_for_its_parent(tmp_path, giv
         road.run(given["source"], store=tmp_path / "store", text=given["text"])
 
     assert caught.value.stage == "validate-q4_0"
+    assert list((tmp_path / "store" / WORK).iterdir()) == []
     assert isinstance(caught.value.cause, QualityLimitError)
 
 

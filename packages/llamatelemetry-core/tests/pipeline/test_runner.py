@@ -152,6 +152,45 @@ def test_what_a_stage_leaves_over_is_gone_before_the_next_one_runs(join, store):
     assert seen == ["look", "look/text.txt"]
 
 
+def test_stages_of_one_name_have_a_folder_together_that_ends_with_the_run(join, store):
+    found = []
+
+    def look(context):
+        found.append((context.shared.name, context.shared.parent.parent, context.shared.exists()))
+        context.shared.mkdir(exist_ok=True)
+        if len(found) == 3:
+            raise ValueError("the last")
+
+    names = [("one", "join"), ("two", "other"), ("three", "join")]
+    with pytest.raises(StageFailedError, match="the last"):
+        Pipeline([Node(stage=join(word, name=name, before=look), id=word) for word, name in names]).run(
+            "road", store=store
+        )
+    assert found == [(".join", store / WORK, False), (".other", store / WORK, False), (".join", store / WORK, True)]
+    assert left_in(store / WORK) == []
+
+
+def test_a_stage_knows_which_of_its_inputs_a_later_one_of_its_name_takes(join, store):
+    told = {}
+
+    def node(name, stage, *sources):
+        ports = tuple(Port(name=f"text{number}", kind="text") for number in range(len(sources)))
+        wires = {port.name: source for port, source in zip(ports, sources, strict=True)}
+        made = join(name, name=stage, inputs=ports, before=lambda context: told.update({name: context.taken_again}))
+        return Node(stage=made, id=name, inputs=wires)
+
+    nodes = [
+        Node(stage=join("one"), id="one"),
+        Node(stage=join("two"), id="two"),
+        node("a", "compare", "one.text"),
+        node("b", "compare", "two.text", "one.text"),
+        node("c", "other", "two.text", "one.text"),
+        node("d", "compare", "one.text", "a.text"),
+    ]
+    Pipeline(nodes).run("road", store=store)
+    assert told == {"a": {"text0"}, "b": {"text1"}, "c": set(), "d": set()}
+
+
 def test_a_stage_that_makes_nothing_is_run_every_time(join, store):
     stage = join(outputs=())
     for _ in range(2):

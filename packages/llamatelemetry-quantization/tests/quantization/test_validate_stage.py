@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 
 from llamatelemetry.errors import InvalidValueError, QualityLimitError, StageFailedError
 from llamatelemetry.pipeline import Pipeline, Stage
-from llamatelemetry.pipeline.nodes import Node
+from llamatelemetry.pipeline.nodes import NOTHING, Node
+from llamatelemetry.pipeline.runner import WORK
 from llamatelemetry.plugins import load_plugins
 from llamatelemetry.quantization import QuantizeStage, ValidateStage
 from llamatelemetry.quantization.testing import write_small_model
@@ -71,6 +73,34 @@ def test_a_model_is_not_taken_for_its_own_parent(tmp_path, tiny):
     # It is the only model there is, so it is wired to both.
     with pytest.raises(StageFailedError, match="give the model that this one was made of"):
         Pipeline([ValidateStage(max_divergence=1.0)]).run("small", store=tmp_path / "store", inputs={"model": tiny})
+
+
+def test_logits_of_a_parent_are_kept_while_another_stage_needs_them_and_for_no_other(tmp_path, tiny):
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    kept = []
+
+    def look(progress):
+        if progress.unit == "windows":
+            kept.append((progress.stage, len(list((tmp_path / "store" / WORK).glob("*/.validate/*.f32")))))
+
+    def measured(name, model, **wires):
+        stage = ValidateStage(context=64, windows=1, threads=2)
+        return Node(stage=stage, id=name, inputs={"model": model, "text": "inputs.text", **wires})
+
+    def run(*nodes):
+        kept.clear()
+        quantized = Node(stage=QuantizeStage("Q4_0", threads=1), id="quantize", inputs={"model": "inputs.model"})
+        given = {"model": tiny, "text": text}
+        made = Pipeline([quantized, *nodes]).run("small", store=tmp_path / "store", inputs=given, progress=look)
+        assert list((tmp_path / "store" / WORK).iterdir()) == []
+        return made
+
+    run(measured("alone", "quantize.model", parent="inputs.model"))
+    assert kept == [("alone", 0)]
+    shutil.rmtree(tmp_path / "store")
+    run(measured("first", "inputs.model", parent=NOTHING), measured("second", "quantize.model", parent="inputs.model"))
+    assert kept == [("first", 1), ("second", 1)]
 
 
 def test_what_is_no_limit_is_refused_when_the_stage_is_made():

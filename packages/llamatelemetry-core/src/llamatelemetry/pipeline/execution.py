@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -38,6 +38,7 @@ class Place:
         tracer: The run's.
         store: Keeps what is made.
         folder: Does not exist yet; the stage's own while it runs.
+        taken_again: Names of the inputs whose artifacts a later stage of the same name takes too.
         listener: Told how far it is.
     """
 
@@ -47,6 +48,7 @@ class Place:
     tracer: PipelineTracer
     store: ArtifactStore
     folder: Path
+    taken_again: Collection[str]
     listener: Listener | None = None
 
     def tell(
@@ -157,6 +159,9 @@ class Attempt:
                     run=place.tracer.run,
                     inputs=self._inputs,
                     folder=place.folder,
+                    # No id begins with a dot.
+                    shared=place.folder.with_name(f".{place.node.stage.name}"),
+                    taken_again=place.taken_again,
                     trace=self.trace,
                     tell=lambda done, total, unit: place.tell("working", done, total, unit),
                 )

@@ -156,7 +156,7 @@ class _Going:
                     self._artifacts[f"{GIVEN}.{name}"] = taken
                 self._note_given(given)
                 for number, node in enumerate(nodes, start=1):
-                    self._make(node, wiring[node.id], number, len(nodes))
+                    self._make(node, wiring[node.id], number, len(nodes), _taken_again(nodes[number - 1 :], wiring))
             state = "succeeded"
         except BaseException as error:
             state = "failed" if isinstance(error, Exception) else "interrupted"
@@ -175,7 +175,7 @@ class _Going:
             _log.warning("%s", each)
         self._note(given_digests={name: manifest.digest for name, manifest in manifests.items()}, changes=changes)
 
-    def _make(self, node: Node, wires: Mapping[str, str], number: int, of: int) -> None:
+    def _make(self, node: Node, wires: Mapping[str, str], number: int, of: int, taken_again: Collection[str]) -> None:
         place = Place(
             node=node,
             number=number,
@@ -183,6 +183,7 @@ class _Going:
             tracer=self._tracer,
             store=self._store,
             folder=self._folder / node.id,
+            taken_again=taken_again,
             listener=self._listener,
         )
         attempt = Attempt(place, {name: self._artifacts[source] for name, source in wires.items()})
@@ -226,6 +227,13 @@ class _Going:
         )
         if self._listener is not None:
             tell(self._listener, news)
+
+
+def _taken_again(nodes: Sequence[Node], wiring: Wiring) -> frozenset[str]:
+    """Inputs of the first of these stages that are inputs of another of its name too."""
+    first, *later = nodes
+    taken = {source for node in later if node.stage.name == first.stage.name for source in wiring[node.id].values()}
+    return frozenset(name for name, source in wiring[first.id].items() if source in taken)
 
 
 def _outcome(

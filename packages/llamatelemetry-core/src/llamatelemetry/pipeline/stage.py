@@ -6,7 +6,7 @@ does not run a stage again whose outcome it has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -53,6 +53,9 @@ class StageContext:
         run: What the run is about.
         inputs: By name; an optional one that nothing was wired to is not among them.
         folder: An empty folder to write in, gone afterwards but for what the stage returns.
+        shared: A folder that the stages of this name have together, made by the first that needs it and gone when
+            the run ends, however it does. What is in it saves work and changes no outcome.
+        taken_again: Names of the inputs whose artifacts a later stage of this name takes too.
         trace: The stage's span: its ids, and ``output`` and ``origin`` for what the runner does not see.
     """
 
@@ -62,12 +65,16 @@ class StageContext:
         run: PipelineContext,
         inputs: Mapping[str, Artifact],
         folder: Path,
+        shared: Path,
+        taken_again: Collection[str],
         trace: StageTrace,
         tell: Callable[[float, float | None, str], None],
     ) -> None:
         self.run: PipelineContext = run
         self.inputs: Mapping[str, Artifact] = inputs
         self.folder: Path = folder
+        self.shared: Path = shared
+        self.taken_again: Collection[str] = taken_again
         self.trace: StageTrace = trace
         self._tell = tell
 

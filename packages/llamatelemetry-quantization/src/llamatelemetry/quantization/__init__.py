@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from llamatelemetry.quantization.evaluation.quality import QualityProgress as QualityProgress
     from llamatelemetry.quantization.evaluation.quality import compare_sources as compare_sources
     from llamatelemetry.quantization.evaluation.quality import measure_quality as measure_quality
+    from llamatelemetry.quantization.evaluation.shared_logits import SharedLogits as SharedLogits
     from llamatelemetry.quantization.evaluation.texts import Text as Text
     from llamatelemetry.quantization.evaluation.texts import read_text as read_text
     from llamatelemetry.quantization.export_stage import ExportGGUFStage as ExportGGUFStage
@@ -62,6 +63,7 @@ else:
         "QualityProgress": "evaluation.quality",
         "measure_quality": "evaluation.quality",
         "compare_sources": "evaluation.quality",
+        "SharedLogits": "evaluation.shared_logits",
         "Text": "evaluation.texts",
         "read_text": "evaluation.texts",
         "ValidateStage": "validate_stage",

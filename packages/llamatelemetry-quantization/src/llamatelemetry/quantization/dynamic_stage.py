@@ -21,6 +21,7 @@ from llamatelemetry.quantization.dynamic.groups import DEFAULT_BANDS, DEFAULT_TY
 from llamatelemetry.quantization.dynamic_report import dynamic_facts
 from llamatelemetry.quantization.evaluation.libllama import library_version
 from llamatelemetry.quantization.evaluation.logits import checked_context
+from llamatelemetry.quantization.evaluation.shared_logits import SharedLogits
 from llamatelemetry.quantization.ggml import kernel_version
 from llamatelemetry.quantization.imatrix import read_importance
 
@@ -113,6 +114,7 @@ class DynamicStage:
             imatrix=None if importance is None else replace(importance, path=Path(importance.path.name)),
             threads=self._threads,
             cache=self._cache,
+            shared=SharedLogits(context.shared, digests={model.path: model.manifest.content_digest}),
             metadata=lineage_of(context.trace.origin(), model.manifest.digest).metadata(),
             on_progress=tell,
         )

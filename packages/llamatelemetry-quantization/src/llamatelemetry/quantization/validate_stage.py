@@ -12,6 +12,7 @@ from llamatelemetry.quantization.evaluation.libllama import library_version
 from llamatelemetry.quantization.evaluation.logits import DEFAULT_CONTEXT, checked_context
 from llamatelemetry.quantization.evaluation.quality import QualityProgress, measure_quality
 from llamatelemetry.quantization.evaluation.quality_report import QualityLimits, quality_facts
+from llamatelemetry.quantization.evaluation.shared_logits import SHARED_BYTES, SharedLogits
 
 __all__ = ["ValidateStage"]
 
@@ -36,6 +37,8 @@ class ValidateStage:
         context: Tokens in a window.
         windows: Windows to measure at most; all of the text where None.
         threads: CPU threads, all there are where None. They do not change the outcome.
+        shared_bytes: Most bytes of the parent's logits that are kept for the stages of one run that compare with it
+            too, while it goes on; what is beyond is computed each time. They do not change the outcome.
 
     Raises:
         InvalidValueError: An argument cannot be used.
@@ -55,11 +58,13 @@ class ValidateStage:
         context: int = DEFAULT_CONTEXT,
         windows: int | None = None,
         threads: int | None = None,
+        shared_bytes: int = SHARED_BYTES,
     ) -> None:
         self._limits = QualityLimits(
             perplexity=max_perplexity, perplexity_ratio=max_perplexity_ratio, divergence=max_divergence
         )
         self._threads = threads
+        self._shared_bytes = shared_bytes
         self.inputs = _inputs(needs_parent=self._limits.needs_parent)
         self.parameters: Mapping[str, Any] = {
             "limits": dict(self._limits.given()),
@@ -89,6 +94,13 @@ class ValidateStage:
         if parent is not None and parent.manifest.content_digest == model.manifest.content_digest:
             parent = None
         self._limits.check_parent(there=parent is not None)
+        compared, port = (model, "model") if parent is None else (parent, "parent")
+        shared = SharedLogits(
+            context.shared,
+            # Nothing is kept for nobody.
+            most_bytes=self._shared_bytes if port in context.taken_again else 0,
+            digests={compared.path: compared.manifest.content_digest},
+        )
         measured = measure_quality(
             model.path,
             None if parent is None else parent.path,
@@ -96,6 +108,7 @@ class ValidateStage:
             context=self.parameters["context"],
             windows=self.parameters["windows"],
             threads=self._threads,
+            shared=shared,
             on_progress=tell,
         )
         self._limits.check(measured)

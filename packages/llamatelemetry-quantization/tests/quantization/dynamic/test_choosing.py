@@ -4,7 +4,7 @@ import pytest
 
 from llamatelemetry.errors import InvalidValueError
 from llamatelemetry.llama.model_files import demo_model
-from llamatelemetry.quantization import Budget, measure_quality, quantize, quantize_dynamic
+from llamatelemetry.quantization import Budget, SharedLogits, measure_quality, quantize, quantize_dynamic
 from llamatelemetry.quantization.testing import write_small_model
 
 TEXT = "A text of a few words, which is all that a model of random weights needs to know. " * 3
@@ -61,6 +61,19 @@ def test_what_was_tried_is_not_tried_again(choose):
     assert choose(like="Q4_K_M").trials == 0
     # Another budget takes a trial of what is chosen, and none of the groups.
     assert choose(bits_per_weight=6).trials == 1
+
+
+def test_the_parent_runs_once_for_all_trials_and_not_at_all_where_its_logits_are(room, choose, tmp_path, children):
+    given = {"like": "Q4_K_M", "cache": None, "types": ("Q4_K", "Q6_K")}
+    alone = choose(**given)
+    assert children == ["model.gguf"] + ["model.gguf"] * alone.trials
+    children.clear()
+
+    shared = SharedLogits(tmp_path / "logits")
+    again = [choose(shared=shared, **given) for _ in range(2)]
+    assert len(children) == 1 + 2 * alone.trials
+    for each in again:
+        assert (each.groups, each.measured, each.trials) == (alone.groups, alone.measured, alone.trials)
 
 
 def test_a_larger_budget_is_used_and_leaves_less_to_lose(choose):

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Final
 
@@ -31,6 +32,7 @@ from llamatelemetry.quantization.dynamic.solver import best_choices, cheapest_ch
 from llamatelemetry.quantization.dynamic.trial_cache import TrialCache
 from llamatelemetry.quantization.dynamic.trials import Trials
 from llamatelemetry.quantization.evaluation.logits import checked_context, thread_count
+from llamatelemetry.quantization.evaluation.shared_logits import SharedLogits
 from llamatelemetry.quantization.evaluation.texts import CALIBRATION_TEXT, read_text
 from llamatelemetry.quantization.file_types import FILE_TYPES
 from llamatelemetry.quantization.ggml import load_ggml
@@ -118,6 +120,7 @@ def quantize_dynamic(
     threads: int | None = None,
     library: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
+    shared: SharedLogits | None = None,
     metadata: Mapping[str, str | int] = MappingProxyType({}),
     on_progress: Callable[[DynamicProgress], None] | None = None,
 ) -> DynamicModel:
@@ -138,6 +141,7 @@ def quantize_dynamic(
         threads: CPU threads, all there are where None.
         library: A libllama; where None, that of ``LLAMATELEMETRY_LIBLLAMA`` or of an installed package.
         cache: A JSON file that keeps what was measured; what is in it is not measured again.
+        shared: Where logits of the source are kept; beside the target while this works where None.
         metadata: Keys to add to the file.
         on_progress: Called after each trial. What it raises ends the work and is raised here.
 
@@ -162,17 +166,19 @@ def quantize_dynamic(
     most = most_bytes(budget, layout, model, ggml.types)
     if most is not None and most < least:
         raise InvalidValueError("budget", most, f"the smallest of these types take {least} bytes: allow more")
-    with Trials(
-        layout,
-        text=read_text(text, CALIBRATION_TEXT),
-        context=checked_context(context),
-        windows=windows,
-        importance=importance,
-        threads=crew,
-        library=library,
-        cache=TrialCache(None if cache is None else Path(cache)),
-        folder=target.absolute().parent,
-    ) as trials:
+    with TemporaryDirectory(dir=target.absolute().parent, prefix=".trials-") as folder:
+        trials = Trials(
+            layout,
+            text=read_text(text, CALIBRATION_TEXT),
+            context=checked_context(context),
+            windows=windows,
+            importance=importance,
+            threads=crew,
+            library=library,
+            cache=TrialCache(None if cache is None else Path(cache)),
+            folder=Path(folder),
+            shared=shared,
+        )
         costs = _costs(groups, trials, on_progress)
         if most is not None:
             # Each tensor may begin after up to an alignment of nothing.

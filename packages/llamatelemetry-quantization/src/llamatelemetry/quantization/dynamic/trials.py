@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from llamatelemetry.quantization.dynamic.groups import overrides_for
-from llamatelemetry.quantization.dynamic.recorded import RecordedLogits
 from llamatelemetry.quantization.dynamic.trial_cache import TrialCache
 from llamatelemetry.quantization.evaluation.libllama import library_version
 from llamatelemetry.quantization.evaluation.logits import LlamaLogits
 from llamatelemetry.quantization.evaluation.quality import pair_scores
-from llamatelemetry.quantization.evaluation.texts import Text, Window, windows_of
+from llamatelemetry.quantization.evaluation.shared_logits import SharedLogits, sha256_of
+from llamatelemetry.quantization.evaluation.texts import Text, windows_of
 from llamatelemetry.quantization.ggml import kernel_version
 from llamatelemetry.quantization.gguf_layout import Layout
 from llamatelemetry.quantization.imatrix import Importance
@@ -29,8 +26,8 @@ __all__ = ["Trials"]
 class Trials:
     """Models that differ from their parent in the types of some tensors, each measured once.
 
-    The parent runs once, and its logits wait in a file without a name; models are made in the same folder, one
-    at a time. Nothing is run while all that is asked for is known already.
+    The parent runs once, beside the first of them, and its logits are kept; models are made one at a time. Nothing
+    is run while all that is asked for is known already.
 
     Args:
         layout: The parent.
@@ -41,7 +38,8 @@ class Trials:
         threads: CPU threads.
         library: A libllama, where not the one that is found.
         cache: What was measured before.
-        folder: Where there is room for two such models and the logits.
+        folder: Where there is room for such a model, and for the logits if they are kept nowhere else.
+        shared: Where those of the parent are kept.
     """
 
     def __init__(
@@ -56,6 +54,7 @@ class Trials:
         library: str | os.PathLike[str] | None,
         cache: TrialCache,
         folder: Path,
+        shared: SharedLogits | None = None,
     ) -> None:
         self.ran: int = 0
         """Models that were made and measured; the others were known."""
@@ -66,11 +65,11 @@ class Trials:
         self._threads = threads
         self._library = library
         self._cache = cache
-        self._stack = ExitStack()
-        self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix=".trials-")))
-        self._parent: tuple[RecordedLogits, tuple[Window, ...]] | None = None
+        self._folder = folder
+        digest = sha256_of(layout.path)
+        self._shared = shared or SharedLogits(folder / "logits", digests={layout.path: digest})
         self._same: dict[str, Any] = {
-            "model": _sha256(layout.path),
+            "model": digest,
             "text": text.sha256,
             "context": context,
             "windows": windows,
@@ -92,7 +91,24 @@ class Trials:
         known = self._cache.get(facts)
         if known is not None:
             return known
-        parent, windows = self._parent_logits()
+        share = max(1, self._threads // 2)
+        with self._shared.source(
+            self._layout.path, text=self._text, context=self._context, threads=share, library=self._library
+        ) as parent:
+            tokens = parent.tokenize(self._text.content)
+            windows = windows_of(
+                self._text, tokens, context=parent.context, begins_with=parent.begins_with, most=self._windows
+            )
+            made = self._made(types)
+            threads = self._threads if parent.known else share
+            with LlamaLogits(made, context=self._context, threads=threads, library=self._library) as source:
+                means = [float(pair.divergences.mean()) for pair in pair_scores(source, parent, windows)]
+        found = sum(means) / len(means)
+        self.ran += 1
+        self._cache.put(facts, found)
+        return found
+
+    def _made(self, types: Mapping[str, str]) -> Path:
         made = self._folder / "model.gguf"
         kept = {tensor.name: tensor.type.name for tensor in self._layout.tensors if tensor.name not in types}
         quantize(
@@ -104,40 +120,7 @@ class Trials:
             overrides=overrides_for({**types, **kept}),
             allow_requantize=True,
         )
-        with LlamaLogits(made, context=self._context, threads=self._threads, library=self._library) as source:
-            means = [float(pair.divergences.mean()) for pair in pair_scores(source, parent, windows)]
-        found = sum(means) / len(means)
-        self.ran += 1
-        self._cache.put(facts, found)
-        return found
-
-    def _parent_logits(self) -> tuple[RecordedLogits, tuple[Window, ...]]:
-        if self._parent is None:
-            with LlamaLogits(
-                self._layout.path, context=self._context, threads=self._threads, library=self._library
-            ) as source:
-                tokens = source.tokenize(self._text.content)
-                windows = windows_of(
-                    self._text, tokens, context=source.context, begins_with=source.begins_with, most=self._windows
-                )
-                recorded = self._stack.enter_context(RecordedLogits(source, self._folder))
-                for window in windows:
-                    recorded.logits(window.tokens, window.first)
-            self._parent = recorded, windows
-        return self._parent
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return made
 
 
 def _importance_digest(importance: Importance) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,12 +67,14 @@ def measure_importance(
     """
     read = read_text(text, CALIBRATION_TEXT)
     collector = ImportanceCollector()
-    with LlamaProcess(
-        Path(model),
-        context=checked_context(context),
-        threads=thread_count(threads),
-        library=library,
-        collect=True,
+    with closing(
+        LlamaProcess(
+            Path(model),
+            context=checked_context(context),
+            threads=thread_count(threads),
+            library=library,
+            collect=True,
+        )
     ) as process:
         process.ask(text=read.content)
         tokens = process.answer()["tokens"]

@@ -9,8 +9,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Final, Self
+from typing import IO, Any, Final
 
 from llamatelemetry.errors import BackendError, BackendStartError, ConfigurationError, ModelFileError
 from llamatelemetry.quantization.evaluation.libllama import LIBRARY_VARIABLE, find_library
@@ -130,14 +129,6 @@ class LlamaProcess:
                     pipe.close()
                 except BrokenPipeError:
                     continue  # What was not read any more.
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _problem(self, about: str, problem: str) -> Exception:
         if about == "model":

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +62,7 @@ class LogitsSource(Protocol):
         ...
 
 
-class LlamaLogits:
+class LlamaLogits(AbstractContextManager["LlamaLogits"]):
     """A GGUF model in real llama.cpp, which runs in a child process until it is closed.
 
     Args:
@@ -120,12 +120,7 @@ class LlamaLogits:
         """Ends the child process. Idempotent."""
         self._process.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
 

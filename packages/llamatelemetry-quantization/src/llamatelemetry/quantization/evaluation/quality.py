@@ -23,6 +23,7 @@ from llamatelemetry.errors import InvalidValueError
 from llamatelemetry.quantization.evaluation.intervals import Estimate, mean_with_interval
 from llamatelemetry.quantization.evaluation.logits import DEFAULT_CONTEXT, LlamaLogits, LogitsSource, thread_count
 from llamatelemetry.quantization.evaluation.scores import PairScores, score_pair, score_tokens
+from llamatelemetry.quantization.evaluation.shared_logits import SharedLogits
 from llamatelemetry.quantization.evaluation.texts import Text, Window, read_text, windows_of
 
 _MOST_LOSS: Final = 700.0
@@ -100,11 +101,13 @@ def measure_quality(
     windows: int | None = None,
     threads: int | None = None,
     library: str | os.PathLike[str] | None = None,
+    shared: SharedLogits | None = None,
     on_progress: Callable[[QualityProgress], None] | None = None,
 ) -> Quality:
     """Measures a model on a text, in real llama.cpp.
 
-    Each model runs in a child process; both compute at the same time. Logits are held of some dozen tokens.
+    Each model runs in a child process; both compute at the same time. Logits are held of some dozen tokens. With
+    ``shared``, those of the parent are computed once for all models that are measured so; the figures are the same.
 
     Args:
         model: A GGUF file.
@@ -114,6 +117,7 @@ def measure_quality(
         windows: Windows to measure at most; all of the text where None.
         threads: CPU threads for both models together, all there are where None.
         library: A libllama; where None, that of ``LLAMATELEMETRY_LIBLLAMA`` or of an installed package.
+        shared: Where logits of the parent are kept; those of the model, where it is given none.
         on_progress: Called after each window. What it raises ends the work and is raised here.
 
     Raises:
@@ -123,12 +127,22 @@ def measure_quality(
         MissingDependencyError: No libllama is installed.
     """
     read = read_text(text)
-    given = [Path(path) for path in (model, parent) if path is not None]
-    shared = max(1, thread_count(threads) // len(given))
+    *models, compared = [Path(path) for path in (model, parent) if path is not None]
+    count = thread_count(threads)
+    share = max(1, count // (len(models) + 1))
     with ExitStack() as stack:
-        sources = [
-            stack.enter_context(LlamaLogits(path, context=context, threads=shared, library=library)) for path in given
-        ]
+
+        def opened(path: Path, threads: int) -> LogitsSource:
+            return stack.enter_context(LlamaLogits(path, context=context, threads=threads, library=library))
+
+        sources: list[LogitsSource]
+        if shared is None:
+            sources = [opened(path, share) for path in (*models, compared)]
+        else:
+            kept = stack.enter_context(
+                shared.source(compared, text=read, context=context, threads=share, library=library)
+            )
+            sources = [*(opened(path, count if kept.known else share) for path in models), kept]
         return compare_sources(*sources, text=read, windows=windows, on_progress=on_progress)
 
 
