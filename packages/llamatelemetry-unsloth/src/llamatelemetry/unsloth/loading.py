@@ -60,8 +60,8 @@ def load_model(
         engine: ``unsloth``, or ``peft`` for transformers as it is.
         sequence_length: Tokens that an example may have.
         load_in_4bit: Quantize the weights to four bits while they are loaded, with bitsandbytes.
-        dtype: A ``torch.dtype`` of the weights; where None, unsloth chooses, and with ``peft`` it is 16 bits on a
-            GPU and float32 on a CPU.
+        dtype: A ``torch.dtype`` of the weights; where None, it is 16 bits on a GPU, of which unsloth chooses, and
+            float32 on a CPU, whatever the CPU can do: two machines, or two engines, are to learn the same.
         gradient_checkpointing: Compute again in the backward pass what would else be kept.
         options: More arguments for ``from_pretrained``.
 
@@ -89,7 +89,7 @@ def load_model(
             model, tokenizer = runtime.unsloth.FastLanguageModel.from_pretrained(
                 name,
                 max_seq_length=sequence_length,
-                dtype=dtype,
+                dtype=dtype if dtype is not None or runtime.torch.accelerator.is_available() else runtime.torch.float32,
                 load_in_4bit=load_in_4bit,
                 use_exact_model_name=True,
                 use_gradient_checkpointing="unsloth" if gradient_checkpointing else False,
