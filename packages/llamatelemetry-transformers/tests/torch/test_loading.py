@@ -91,6 +91,22 @@ def test_a_broken_folder_says_what_is_wrong_with_it(tmp_path, config, weights, t
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("config", [None, {"model_type": "llama"}])
+def test_a_folder_without_a_tokenizer_says_so_and_what_to_do(tmp_path, config):
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelFileError, match="no tokenizer in this folder: .*tokenizer=") as caught:
+        load_tokenizer(tmp_path)
+    assert caught.value.path == str(tmp_path)
+
+
+def test_a_tokenizer_that_cannot_be_read_says_what_transformers_says(saved):
+    (saved / "tokenizer.json").write_text("{")
+    with pytest.raises((ModelFileError, BackendStartError)) as caught:
+        load_tokenizer(saved)
+    assert "no tokenizer in this folder" not in str(caught.value)
+
+
 @pytest.mark.parametrize("device", ["gpu0", "cuda:99", "meow", object()])
 def test_a_device_that_is_not_there_is_told_with_what_torch_says(device):
     with pytest.raises(InvalidValueError, match=torch.__version__.split("+")[0]) as caught:

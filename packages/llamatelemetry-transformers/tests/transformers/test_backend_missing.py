@@ -81,6 +81,12 @@ def test_what_is_no_model_is_refused_before_anything_is_imported():
         instrument_transformers(object())
 
 
+def test_a_name_of_nothing_is_refused_as_such():
+    with pytest.raises(InvalidValueError, match="name on the hub") as caught:
+        InferenceEngine("transformers", model_or_id="")
+    assert caught.value.field == "model_or_id"
+
+
 def test_an_option_that_there_is_not_is_named():
     with pytest.raises(ConfigurationError, match="colour"):
         InferenceEngine("transformers", model_or_id="x", colour="red")

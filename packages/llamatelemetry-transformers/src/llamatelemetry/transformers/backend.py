@@ -68,7 +68,8 @@ class TransformersBackend:
         model_options: More arguments for ``from_pretrained``, of model and tokenizer.
 
     Raises:
-        InvalidValueError: A model that is loaded came with what only loading can give it.
+        InvalidValueError: A model that is loaded came with what only loading can give it, or nothing
+            names a model.
     """
 
     def __init__(
@@ -88,6 +89,8 @@ class TransformersBackend:
         model_options: Mapping[str, Any] | None = None,
     ) -> None:
         loading = {"device": device, "dtype": dtype, "attn": attn, "options": model_options}
+        if isinstance(model_or_id, str) and not model_or_id:
+            raise InvalidValueError("model_or_id", model_or_id, "give a folder, a GGUF file or a name on the hub")
         if not isinstance(model_or_id, str | Path):
             _check_model(model_or_id, loading)
         self._given = model_or_id

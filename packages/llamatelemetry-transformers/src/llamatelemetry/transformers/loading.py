@@ -96,9 +96,15 @@ def load_tokenizer(tokenizer: str | Path, options: Mapping[str, Any] | None = No
     transformers = load_transformers()
     source = _source_of(tokenizer)
     wanted = {**source.options, **(options or {})}
-    return _from_here_first(
-        source, lambda **where: transformers.AutoTokenizer.from_pretrained(source.name, **wanted, **where)
-    )
+    try:
+        return _from_here_first(
+            source, lambda **where: transformers.AutoTokenizer.from_pretrained(source.name, **wanted, **where)
+        )
+    except ModelFileError as error:
+        if not source.is_here or source.options or _has_tokenizer(Path(source.name)):
+            raise
+        reason = "there is no tokenizer in this folder: save the model's beside it, or say where it is with tokenizer="
+        raise ModelFileError(source.name, reason) from error
 
 
 def device_of(device: Any) -> Any:
@@ -179,6 +185,11 @@ def _explained(source: Source, error: Exception) -> Exception:
     if isinstance(error, ValueError) or type(error).__name__ == "SafetensorError":
         return ModelFileError(source.name, _first_line(error))
     return BackendStartError(f"{source.name} cannot be loaded: {type(error).__name__}: {_first_line(error)}")
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    """Whether there is a file that some tokenizer of transformers is made from."""
+    return any(any(folder.glob(pattern)) for pattern in ("*tokenizer*", "*vocab*", "*.model"))
 
 
 def _is_offline() -> bool:
