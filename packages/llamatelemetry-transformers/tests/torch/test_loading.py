@@ -95,7 +95,7 @@ def test_a_broken_folder_says_what_is_wrong_with_it(tmp_path, config, weights, t
 def test_a_folder_without_a_tokenizer_says_so_and_what_to_do(tmp_path, config):
     if config is not None:
         (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelFileError, match="no tokenizer in this folder: .*tokenizer=") as caught:
+    with pytest.raises(ModelFileError, match=r"no tokenizer in this folder: .*tokenizer=") as caught:
         load_tokenizer(tmp_path)
     assert caught.value.path == str(tmp_path)
 
