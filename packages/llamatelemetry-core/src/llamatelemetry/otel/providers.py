@@ -27,6 +27,7 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider, TracerProvider
 
 from llamatelemetry.otel.exporters import Exporters
+from llamatelemetry.otel.ids import OwnIdGenerator
 from llamatelemetry.otel.standing import StandingLoggerProvider, StandingTracerProvider
 from llamatelemetry.otel.standing_metrics import StandingMeterProvider
 
@@ -114,7 +115,9 @@ def build_providers(
     """
     tracer_provider = adopted.tracer_provider
     if tracer_provider is None:
-        tracer_provider = sdk_trace.TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
+        tracer_provider = sdk_trace.TracerProvider(
+            sampler=sampler, resource=resource, shutdown_on_exit=False, id_generator=OwnIdGenerator()
+        )
         for span_processor in span_processors:
             tracer_provider.add_span_processor(span_processor)
     meter_provider = adopted.meter_provider
