@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from llamatelemetry.cli.gpu_figures import GPUFigures, figures_of
-from llamatelemetry.cli.gpu_view import GPUTable, shares_of_last_minute
+from llamatelemetry.cli.gpu_view import GPUTable, line, shares_of_last_minute
+from llamatelemetry.cli.gpu_words import Notes
 from llamatelemetry.gpu.device import DriverState, DriverStatus, FastReading, GPUDevice
 from llamatelemetry.gpu.snapshot import GPUSnapshot, Sample
 
@@ -56,3 +57,17 @@ def test_curves_are_shares_of_what_there_is_and_power_without_a_limit_of_the_mos
     unlimited = figures(replace(DEVICE, power_limit_w=None))
     *_, power = shares_of_last_minute(unlimited, taken, now_ns=2 * SECOND, cells=60)
     assert list(power)[-3:] == [pytest.approx(share) for share in (1 / 3, 2 / 3, 1)]
+
+
+def test_a_line_names_its_gpu_by_as_much_of_its_uuid_as_no_other_has() -> None:
+    halves = [replace(DEVICE, uuid=f"MIG-12345678-{half}", parent_uuid="GPU-0") for half in "ab"]
+    lines = [
+        line(figures(half), "now", Notes(ascii_only=False), others=[half.uuid for half in halves]) for half in halves
+    ]
+    assert [text.partition(":")[0] for text in lines] == [
+        "now GPU 0 MIG MIG-12345678-a GPU",
+        "now GPU 0 MIG MIG-12345678-b GPU",
+    ]
+    assert line(figures(halves[0]), "now", Notes(ascii_only=False), others=["MIG-8"]).startswith(
+        "now GPU 0 MIG MIG-12345678 GPU: "
+    )

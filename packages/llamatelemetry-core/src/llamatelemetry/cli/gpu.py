@@ -156,8 +156,10 @@ def _print_lines(gpus: _GPUs, beats: Iterable[None], out: Console, *, processes:
     notes, remarks = Notes(ascii_only=out.options.ascii_only), progress_console()
     for _ in beats:
         time = datetime.now(UTC).isoformat(timespec="seconds")
-        for figures in gpus.figures(watched=True):
-            out.print(line(figures, time, notes, processes=processes), soft_wrap=True)
+        shown = gpus.figures(watched=True)
+        uuids = [figures.device.uuid for figures in shown]
+        for figures in shown:
+            out.print(line(figures, time, notes, others=uuids, processes=processes), soft_wrap=True)
         for note in notes.lines():
             remarks.print(note, soft_wrap=True)
 

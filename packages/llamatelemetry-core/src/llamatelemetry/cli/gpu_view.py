@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -183,17 +183,18 @@ def shares_of_last_minute(
     return memory, utilization, power
 
 
-def line(gpu: GPUFigures, time: str, notes: Notes, *, processes: bool = False) -> str:
+def line(gpu: GPUFigures, time: str, notes: Notes, *, others: Collection[str], processes: bool = False) -> str:
     """One GPU in one line, for what is no terminal.
 
     Args:
         gpu: What to show.
         time: When.
         notes: Where reasons are noted.
+        others: UUIDs to tell it from; its own may be among them.
         processes: Whether to list processes.
     """
     device = gpu.device
-    who = f"{time} {device.label} {short_uuid(device.uuid, ())} {device.name}:"
+    who = f"{time} {device.label} {short_uuid(device.uuid, others)} {device.name}:"
     if gpu.lost:
         return f"{who} lost"
     words = Words(gpu, notes)
