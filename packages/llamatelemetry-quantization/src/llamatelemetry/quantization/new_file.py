@@ -6,12 +6,12 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from llamatelemetry.errors import ModelFileError
+from llamatelemetry.errors import InvalidValueError, ModelFileError
 
 __all__ = ["check_place", "new_file"]
 
@@ -50,10 +50,15 @@ def new_file(path: Path, size_bytes: int) -> Iterator[int]:
     _sync_folder(path.parent)
 
 
-def check_place(path: Path) -> None:
+def check_place(path: Path, *, reads: Iterable[object] = ()) -> None:
     """Holds a place to be one for a new file, before hours go into what is to be in it.
 
+    Args:
+        path: The place.
+        reads: What is read meanwhile; what is no path of a file is passed over.
+
     Raises:
+        InvalidValueError: It is a file that is read.
         ModelFileError: Its folder is not there, or something has that name that is no plain file.
     """
     try:
@@ -66,6 +71,9 @@ def check_place(path: Path) -> None:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     except (OSError, ValueError) as error:
         raise _unwritable(path, error, 0) from error
+    for each in reads:
+        if isinstance(each, str | os.PathLike) and Path(each).exists() and path.samefile(each):
+            raise InvalidValueError("target", str(path), "give another file than one to read")
     if not stat.S_ISREG(found):
         # What is renamed to the name of a device takes its place.
         raise ModelFileError(path, "cannot be written: it is no plain file")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from llamatelemetry.errors import InvalidValueError
+from llamatelemetry.errors import InvalidValueError, ModelFileError
 from llamatelemetry.llama.model_files import demo_model
 from llamatelemetry.quantization import Budget, SharedLogits, measure_quality, quantize, quantize_dynamic
 from llamatelemetry.quantization.testing import write_small_model
@@ -53,6 +53,12 @@ def test_the_file_is_no_larger_than_the_mix_and_closer_to_its_parent(room, choos
     assert made.measured == pytest.approx(ours, rel=1e-6)
     assert made.predicted == pytest.approx(sum(group.divergence for group in made.groups))
     assert 0.3 < made.measured / made.predicted < 3
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "text.txt", "none/made.gguf", "."])
+def test_a_place_that_cannot_be_written_is_said_before_anything_is_tried(room, choose, name):
+    with pytest.raises((InvalidValueError, ModelFileError), match=r"another file than one to read|cannot be written"):
+        choose(name, like="Q4_K_M", cache=None, on_progress=pytest.fail)
 
 
 def test_what_was_tried_is_not_tried_again(choose):

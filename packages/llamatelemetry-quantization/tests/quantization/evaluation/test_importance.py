@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gguf import GGUFReader
 
-from llamatelemetry.errors import InvalidValueError
+from llamatelemetry.errors import InvalidValueError, ModelFileError
 from llamatelemetry.quantization import measure_importance, measure_quality, quantize, read_importance
 from llamatelemetry.quantization.testing import write_small_model
 
@@ -47,6 +47,19 @@ def test_experts_are_measured_apart_on_what_they_are_sent(words, tmp_path):
     assert chosen.shape == (4, 256)
     assert chosen.sum(axis=0) == pytest.approx(2 * entering[0], rel=1e-4)
     quantize(model, tmp_path / "small.gguf", file_type="Q4_K_M", imatrix=tmp_path / "out.gguf", threads=1)
+
+
+def test_a_place_that_cannot_be_written_is_said_before_anything_is_measured(tiny, words, tmp_path):
+    model = tmp_path / "model.gguf"
+    model.write_bytes(tiny.read_bytes())
+    settings = {"text": words, "context": 64, "windows": 2, "threads": 1, "on_progress": pytest.fail}
+    for target in (model, words):
+        before = target.read_bytes()
+        with pytest.raises(InvalidValueError, match="give another file than one to read"):
+            measure_importance(model, target, **settings)
+        assert target.read_bytes() == before
+    with pytest.raises(ModelFileError, match="cannot be written"):
+        measure_importance(model, tmp_path / "none" / "out.gguf", **settings)
 
 
 def test_with_it_coarse_types_lose_less(parent, quantized, tmp_path):

@@ -38,6 +38,7 @@ from llamatelemetry.quantization.file_types import FILE_TYPES
 from llamatelemetry.quantization.ggml import load_ggml
 from llamatelemetry.quantization.gguf_reading import open_gguf, read_layout
 from llamatelemetry.quantization.imatrix import Importance, read_importance
+from llamatelemetry.quantization.new_file import check_place
 from llamatelemetry.quantization.output_plan import model_of
 from llamatelemetry.quantization.quantizing import QuantizedModel, quantize
 
@@ -152,6 +153,7 @@ def quantize_dynamic(
         MissingDependencyError: No libllama is installed.
     """
     source, target = Path(source), Path(target)
+    check_place(target, reads=(source, text, imatrix, cache))
     crew = thread_count(threads)
     importance = imatrix if imatrix is None or isinstance(imatrix, Importance) else read_importance(imatrix)
     ggml = load_ggml()

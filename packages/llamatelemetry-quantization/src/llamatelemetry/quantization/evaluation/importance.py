@@ -15,6 +15,7 @@ from llamatelemetry.quantization.evaluation.logits import DEFAULT_CONTEXT, check
 from llamatelemetry.quantization.evaluation.texts import CALIBRATION_TEXT, read_text, windows_of
 from llamatelemetry.quantization.imatrix import Importance, read_importance
 from llamatelemetry.quantization.measuring import ImportanceCollector
+from llamatelemetry.quantization.new_file import check_place
 
 __all__ = ["ImportanceProgress", "measure_importance"]
 
@@ -65,6 +66,7 @@ def measure_importance(
         ConfigurationError: The libllama is of a release whose tensors are not known here.
         MissingDependencyError: No libllama is installed.
     """
+    check_place(Path(target), reads=(model, text))
     read = read_text(text, CALIBRATION_TEXT)
     collector = ImportanceCollector()
     with closing(
