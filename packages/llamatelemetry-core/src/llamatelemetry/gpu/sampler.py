@@ -7,6 +7,7 @@ drift, and skips rounds it is too late for instead of making up for them.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import weakref
@@ -68,6 +69,7 @@ class GPUSampler:
         self._busy_since_ns: int | None = None
         self._changed = threading.Condition(threading.Lock())
         self._reading = threading.Lock()
+        self._alarm = _held_lock()
         _samplers.add(self)
 
     @property
@@ -172,6 +174,7 @@ class GPUSampler:
         with self._changed:
             thread = self._thread
             self._changed.notify_all()
+            self._wake()
             if thread is not None and thread is not threading.current_thread():
                 # Somebody may subscribe meanwhile, and the thread go on.
                 self._changed.wait_for(lambda: self._thread is not thread or self._subscriptions, CLOSE_S)
@@ -229,13 +232,18 @@ class GPUSampler:
 
     def _sleep_until(self, due_ns: int) -> bool:
         """Waits; False if there is nothing to wait for."""
-        with self._changed:
-            while self._subscriptions and self._rounds.tracks:
-                left_ns = due_ns - self._now()
-                if left_ns <= 0:
-                    return True
-                self._changed.wait(left_ns / 1e9)
-            return False
+        while self._subscriptions and self._rounds.tracks:
+            left_ns = due_ns - self._now()
+            if left_ns <= 0:
+                return True
+            # A condition takes twice the time to wait on, ten times a second.
+            self._alarm.acquire(timeout=left_ns / 1e9)
+        return False
+
+    def _wake(self) -> None:
+        """Has the thread look whether there is something to wait for."""
+        with contextlib.suppress(RuntimeError):  # It was woken already.
+            self._alarm.release()
 
     def _has_passed(self, monotonic_ns: int) -> bool:
         return self._ticked_ns is not None and self._ticked_ns >= monotonic_ns
@@ -250,7 +258,14 @@ class GPUSampler:
         self._thread = self._busy_since_ns = None
         self._changed = threading.Condition(threading.Lock())
         self._reading = threading.Lock()
+        self._alarm = _held_lock()
         self._rounds.after_fork()
+
+
+def _held_lock() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
 
 
 _samplers: weakref.WeakSet[GPUSampler] = weakref.WeakSet()
