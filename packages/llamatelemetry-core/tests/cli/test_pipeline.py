@@ -236,6 +236,20 @@ def test_stages_are_listed_and_explained(mix):
     assert (done.returncode, "no stage is named 'lower'" in done.stderr) == (1, True)
 
 
+def test_the_store_of_the_current_folder_is_found_whatever_it_is_called(mix):
+    made = pipeline(mix, "run", "p.toml")[1]
+    code, shown = pipeline(mix, "show", "--verify")
+    assert (code, shown["run_id"], shown["store"], shown["problems"]) == (0, made["run_id"], "kept", [])
+    assert "of 3 manifests in kept are whole" in mix.llamatelemetry("doctor", env={"COLUMNS": "250"}).stdout
+
+    pipeline(mix, "run", "p.toml", "--store", "another")
+    code, refused = pipeline(mix, "show")
+    assert code == 1
+    assert "several stores: another, kept; say which with --store" in refused["error"]["message"]
+    pipeline(mix, "run", "p.toml", "--store", "llamatelemetry-artifacts")
+    assert pipeline(mix, "show")[1]["store"] == "llamatelemetry-artifacts"
+
+
 def test_where_there_is_nothing_to_show_it_says_so(shelf):
     done = shelf.llamatelemetry("pipeline", "show")
     assert done.returncode == 1

@@ -11,8 +11,9 @@ from llamatelemetry.artifacts.kept_provenance import check_provenance
 from llamatelemetry.artifacts.store import ArtifactStore
 from llamatelemetry.cli.output import console, examples, json_option, plugin_log_off, print_json
 from llamatelemetry.cli.pipeline_view import run_view, stage_data, stage_view, stages_view, telemetry_line, wires_view
+from llamatelemetry.cli.stores_here import store_here
 from llamatelemetry.errors import ArtifactError, PipelineError
-from llamatelemetry.pipeline.definition import DEFAULT_STORE, read_definition
+from llamatelemetry.pipeline.definition import read_definition
 from llamatelemetry.pipeline.outcome import RunRecord, read_record, run_ids
 from llamatelemetry.pipeline.runner import RUNS, WORK
 from llamatelemetry.pipeline.work import is_going_on
@@ -139,18 +140,18 @@ def stages(name: str | None, *, as_json: bool) -> None:
 @click.option(
     "--store",
     type=click.Path(path_type=Path),
-    default=DEFAULT_STORE,
-    show_default=True,
+    show_default="the one in the current folder",
     help="Where what was made is kept.",
 )
 @click.option("--verify", is_flag=True, help="Hold every artifact of the run to its manifest, byte by byte.")
 @json_option
-def show(run: str | None, store: Path, *, verify: bool, as_json: bool) -> int:
+def show(run: str | None, store: Path | None, *, verify: bool, as_json: bool) -> int:
     """Show what came of RUN: its stages, what each cost and made, and the trace it is in.
 
     RUN is a run's id or the beginning of one; the latest where left out. Exit code 1 if --verify finds
     something that is missing or is not what it was.
     """
+    store = store or store_here()
     folder = store / RUNS
     if run is None:
         known = run_ids(folder)

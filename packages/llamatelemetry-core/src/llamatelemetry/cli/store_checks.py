@@ -7,8 +7,8 @@ from typing import Final
 
 from llamatelemetry.artifacts.kept_provenance import check_provenance, provenance_path
 from llamatelemetry.artifacts.store import ArtifactStore
+from llamatelemetry.cli.stores_here import stores_here
 from llamatelemetry.errors import ArtifactError
-from llamatelemetry.pipeline.definition import DEFAULT_STORE
 from llamatelemetry.plugins import Check, CheckState
 
 _SHOWN: Final = 10
@@ -18,11 +18,13 @@ def checks(folder: Path | None = None) -> list[Check]:
     """Reads every manifest of a store, and the provenance beside it. The artifacts themselves are not read.
 
     Args:
-        folder: The store; where pipelines have it unless they say otherwise when None. Nothing is said of none.
+        folder: The store; those in the current folder when None. Nothing is said of none.
     """
-    place = Path(DEFAULT_STORE) if folder is None else folder
-    if not place.is_dir():
-        return []
+    places = stores_here() if folder is None else (folder,)
+    return [check for place in places if place.is_dir() for check in _checks_of(place)]
+
+
+def _checks_of(place: Path) -> list[Check]:
     store = ArtifactStore(place)
     digests = store.digests()
     broken = [each for each in (_broken(store, digest) for digest in digests) if each is not None]
