@@ -491,6 +491,45 @@ def test_a_forked_child_exports_over_grpc_after_its_parent_did() -> None:
         assert sorted(span.name for span in sink.spans) == ["child", "parent after", "parent before"]
 
 
+WORKERS = """
+import multiprocessing, warnings
+from concurrent.futures import ProcessPoolExecutor
+warnings.simplefilter("ignore", DeprecationWarning)
+import llamatelemetry as lt
+from opentelemetry import trace
+
+def work(name):
+    trace.get_tracer("app").start_span(name).end()
+
+if __name__ == "__main__":
+    lt.init({arguments})
+    work("parent")
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=work, args=("process",))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        pool.submit(work, "pool").result()
+    assert lt.shutdown().complete
+"""
+
+
+def test_what_a_forked_worker_traced_is_not_lost_when_it_ends_without_the_interpreters_exit(tmp_path: Path) -> None:
+    _, status, _, err = run_until_end(WORKERS.format(arguments="telemetry_dir='data'"))
+    assert (status, err) == (0, "")
+    assert sorted(span["name"] for span in spans_in(tmp_path / "data")) == ["parent", "pool", "process"]
+
+
+def test_a_forked_worker_ends_in_time_whatever_the_collector_does() -> None:
+    with broken_endpoint("answers nothing") as endpoint:
+        code = WORKERS.format(arguments=f"otlp_endpoint={endpoint!r}, shutdown_timeout_s=0.5")
+        seconds, status, _, err = run_until_end(code.replace("assert lt.shutdown().complete", "lt.shutdown()"))
+    assert status == 0
+    assert err.count("telemetry was lost: 1 of 1 spans to OTLP") == 3
+    assert seconds < 3 * 0.5 + 8
+
+
 def test_secrets_do_not_reach_the_files(tmp_path: Path) -> None:
     lt.init(telemetry_dir=tmp_path / "data", capture_content="SPAN_AND_EVENT", redact_patterns=["EMP-[0-9]+"])
     infer(lt.InferenceRequest(prompt="mail ada@example.com about EMP-77", max_tokens=8))

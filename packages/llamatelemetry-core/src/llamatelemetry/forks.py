@@ -7,9 +7,10 @@ or a trace of each, until the process ends. There is one here for all, and it ke
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 _methods: dict[weakref.WeakMethod[Callable[[], Any]], None] = {}
 
@@ -23,6 +24,32 @@ def after_fork(method: Callable[[], Any]) -> None:
         method: A bound method. Its object is not kept alive.
     """
     _methods[weakref.WeakMethod(method, _forget)] = None
+
+
+def at_end_of_worker(function: Callable[[], object]) -> None:
+    """Has a function called when a process that ``multiprocessing`` has forked comes to its end.
+
+    Such a process, a worker of a pool for example, may end without what was registered with ``atexit``, and
+    what waits to be sent would be lost without a word. To be called in the child, as soon as it is forked. In
+    one that was forked by anything else it does nothing.
+
+    Args:
+        function: What to call, after the worker's own work and after its children have ended; in workers
+            that the child forks, too.
+    """
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None and function not in _at_end:
+        _at_end.append(function)
+        # Not told at once what to do at its end, because a worker begins with forgetting all of that.
+        util.register_after_fork(function, _promise)
+
+
+_at_end: Final[list[Callable[[], object]]] = []
+
+
+def _promise(function: Callable[[], object]) -> None:
+    # The number is an order: the negative ones come after whatever waits for the worker's children.
+    sys.modules["multiprocessing.util"].Finalize(None, function, exitpriority=-1)
 
 
 def _forget(dead: weakref.WeakMethod[Callable[[], Any]]) -> None:

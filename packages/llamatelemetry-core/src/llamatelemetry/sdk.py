@@ -24,6 +24,7 @@ from llamatelemetry.config import (
     Settings,
     resolve_settings,
 )
+from llamatelemetry.forks import at_end_of_worker
 from llamatelemetry.gpu.energy import WorkWeights
 from llamatelemetry.gpu.monitor import start_monitor
 from llamatelemetry.inference import live
@@ -272,6 +273,8 @@ def _at_exit() -> None:
 def _after_fork() -> None:
     global _lock  # noqa: PLW0603 - another thread of the parent may have held the old one
     _lock = threading.RLock()
+    if _telemetry is not None:
+        at_end_of_worker(_at_exit)
 
 
 os.register_at_fork(after_in_child=_after_fork)
