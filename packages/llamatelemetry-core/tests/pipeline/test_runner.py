@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -318,6 +319,41 @@ def test_what_is_given_and_is_not_what_its_manifest_says_is_refused(join, store,
     record = read_record(store / RUNS, "r")
     assert (record.state, record.error_type, record.stages) == ("failed", "ArtifactTamperedError", ())
     assert {(each.stage, each.unit) for each in news} == {("", "B")}
+
+
+def test_what_is_made_while_what_was_given_changes_is_not_kept(join, store, tmp_path):
+    given = tmp_path / "given.txt"
+    given.write_text("given")
+    before = given.stat()
+
+    def meddle(_context):
+        given.write_text("Given")
+        os.utime(given, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    first, meddled = join("x", inputs=(TEXT,)), join("y", name="more", inputs=(TEXT,), before=meddle)
+    line = [first, Node(stage=meddled, inputs={"text": "inputs.text"})]
+    with pytest.raises(StageFailedError, match=r"stage 'more' failed: .*given\.txt has the SHA-256"):
+        Pipeline(line).run("road", store=store, inputs={"text": given})
+
+    assert (first.runs, meddled.runs) == (1, 1)
+    run = Pipeline(line).run("road", store=store, inputs={"text": given})
+    assert (states(run), text(run)) == (["ran", "ran"], "Given y text")
+
+
+def test_what_is_given_may_be_touched_as_long_as_it_stays_what_it_was(join, store, tmp_path):
+    folder = tmp_path / "given"
+    folder.mkdir()
+    (folder / "a").write_text("given")
+    stage = join("x", inputs=(TEXT,))
+    stage.run = lambda context: {"text": _copied(context, folder / "a")}
+    assert states(Pipeline([stage]).run("road", store=store, inputs={"text": folder})) == ["ran"]
+
+
+def _copied(context, path):
+    path.write_text(path.read_text())
+    made = context.folder / "text.txt"
+    made.write_bytes(path.read_bytes())
+    return made
 
 
 def test_what_is_given_as_another_kind_or_for_nothing_is_refused(join, store, tmp_path):

@@ -16,6 +16,7 @@ from llamatelemetry.artifacts.hashing import HashProgress
 from llamatelemetry.artifacts.kept_provenance import check_provenance, keep_provenance
 from llamatelemetry.artifacts.store import ArtifactStore
 from llamatelemetry.errors import ArtifactError, ArtifactMissingError, StageOutputError
+from llamatelemetry.pipeline.given import Given
 from llamatelemetry.pipeline.nodes import Node
 from llamatelemetry.pipeline.progress import Listener, Progress, State, tell
 from llamatelemetry.pipeline.recipe import Recipe, look_up, recipe_of
@@ -39,6 +40,7 @@ class Place:
         store: Keeps what is made.
         folder: Does not exist yet; the stage's own while it runs.
         taken_again: Names of the inputs whose artifacts a later stage of the same name takes too.
+        given: Those of its inputs that stand outside of the store.
         listener: Told how far it is.
     """
 
@@ -49,6 +51,7 @@ class Place:
     store: ArtifactStore
     folder: Path
     taken_again: Collection[str]
+    given: Sequence[Given] = ()
     listener: Listener | None = None
 
     def tell(
@@ -166,6 +169,8 @@ class Attempt:
                     tell=lambda done, total, unit: place.tell("working", done, total, unit),
                 )
                 made = place.node.stage.run(context)
+                for each in place.given:
+                    each.check_unchanged()
                 self.outputs = self._keep(self._checked(made), self.trace)
                 self._name_outputs(self.trace)
         finally:

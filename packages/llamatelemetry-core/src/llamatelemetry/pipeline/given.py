@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from llamatelemetry.artifacts.files import create_manifest, load_artifact, manifest_path
+from llamatelemetry.artifacts.files import create_manifest, load_artifact, manifest_path, verify_files
 from llamatelemetry.artifacts.hashing import HashProgress
 from llamatelemetry.artifacts.store import ArtifactStore
+from llamatelemetry.artifacts.tree import is_folder, list_files, unreadable
 from llamatelemetry.clock import Clock
 from llamatelemetry.errors import PipelineDefinitionError
 from llamatelemetry.pipeline.nodes import GIVEN
 from llamatelemetry.pipeline.stage import Artifact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What was given, and how its files were before they were hashed.
+
+    Attributes:
+        artifact: The artifact.
+        files: Of each file its path, size, inode and times.
+    """
+
+    artifact: Artifact
+    files: tuple[tuple[object, ...], ...]
+
+    def check_unchanged(self) -> None:
+        """Holds it to its manifest again if a file was touched: hours may be between hashing and reading.
+
+        Raises:
+            ArtifactTamperedError: A file is not what it was; each is named.
+            ArtifactError: The subclass says what else is wrong.
+        """
+        if _files(self.artifact.path) != self.files:
+            verify_files(self.artifact.manifest, self.artifact.path)
 
 
 def take_in(
@@ -21,7 +46,7 @@ def take_in(
     *,
     store: ArtifactStore,
     progress: Callable[[HashProgress], None] | None = None,
-) -> Artifact:
+) -> Given:
     """A file or folder as an artifact; it stays where it is.
 
     Args:
@@ -38,6 +63,7 @@ def take_in(
         ArtifactError: The subclass says what else is wrong.
     """
     path = path.resolve()
+    files = _files(path)
     if manifest_path(path).exists():
         manifest = load_artifact(path, progress=progress)
         if manifest.kind != kind:
@@ -48,7 +74,19 @@ def take_in(
         made = Clock(time_ns=lambda: _newest_ns(path))
         manifest = create_manifest(path, kind=kind, clock=made, progress=progress)
     store.note(manifest)
-    return Artifact(path=path, manifest=manifest)
+    return Given(artifact=Artifact(path=path, manifest=manifest), files=files)
+
+
+def _files(path: Path) -> tuple[tuple[object, ...], ...]:
+    found = [path / each for each in list_files(path)] if is_folder(path) else [path]
+    try:
+        states = [(each, each.lstat()) for each in found]
+    except OSError as error:
+        raise unreadable(path, error) from None
+    return tuple(
+        (each, state.st_size, state.st_dev, state.st_ino, state.st_mtime_ns, state.st_ctime_ns)
+        for each, state in states
+    )
 
 
 def _newest_ns(path: Path) -> int:

@@ -18,7 +18,7 @@ from llamatelemetry.errors import ArtifactError, PipelineDefinitionError, StageF
 from llamatelemetry.pipeline.context import PipelineContext
 from llamatelemetry.pipeline.execution import Attempt, Place
 from llamatelemetry.pipeline.failure import error_type_of
-from llamatelemetry.pipeline.given import take_in
+from llamatelemetry.pipeline.given import Given, take_in
 from llamatelemetry.pipeline.given_before import changes_since
 from llamatelemetry.pipeline.nodes import GIVEN, Node, nodes_of
 from llamatelemetry.pipeline.outcome import RunRecord, RunState, StageOutcome, StageState, write_record
@@ -131,6 +131,7 @@ class _Going:
         self._folder = folder
         self._listener = listener
         self._artifacts: dict[str, Artifact] = {}
+        self._given: dict[str, Given] = {}
         self._attempts: list[Attempt] = []
         run = tracer.run
         self._record = RunRecord(
@@ -153,7 +154,8 @@ class _Going:
                 for name, path in given.items():
                     progress = partial(self._tell_given, len(nodes))
                     taken = take_in(name, path, kinds[name], store=self._store, progress=progress)
-                    self._artifacts[f"{GIVEN}.{name}"] = taken
+                    self._given[f"{GIVEN}.{name}"] = taken
+                    self._artifacts[f"{GIVEN}.{name}"] = taken.artifact
                 self._note_given(given)
                 for number, node in enumerate(nodes, start=1):
                     self._make(node, wiring[node.id], number, len(nodes), _taken_again(nodes[number - 1 :], wiring))
@@ -184,6 +186,7 @@ class _Going:
             store=self._store,
             folder=self._folder / node.id,
             taken_again=taken_again,
+            given=tuple(self._given[source] for source in wires.values() if source in self._given),
             listener=self._listener,
         )
         attempt = Attempt(place, {name: self._artifacts[source] for name, source in wires.items()})
