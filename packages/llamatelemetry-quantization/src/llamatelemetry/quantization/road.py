@@ -57,6 +57,8 @@ class QuantizationPipeline:
 
     The stages are the registered ones, under ids of their own: ``merge_lora``, ``f16``, ``q4_k_m``,
     ``validate-q4_k_m``, ``benchmark-q4_k_m``, ``compare``. What was made once is taken again, as in every pipeline.
+    To be compared with, the parent runs once for all of them, as far as its logits find room (``shared_bytes`` of
+    ``validate``).
 
     Args:
         file_types: What to make, for example ``["Q4_K_M", "Q8_0"]``.
