@@ -68,16 +68,13 @@ class Counted:
     has_beams: bool = False
 
 
-def counted(
-    steps: Steps, requests: int, prompt_width: int | None, returned: Any = None, *, with_ids: bool = False
-) -> Counted | None:
+def counted(steps: Steps, requests: int, prompt_width: int | None, *, with_ids: bool = False) -> Counted | None:
     """Counts what a loop generated that was seen step by step; only this looks at sequences.
 
     Args:
         steps: What was seen.
         requests: How many prompts there were.
         prompt_width: Tokens that a sequence began with, where a step may bring several.
-        returned: The sequences that ``generate`` returned; None where it failed.
         with_ids: Whether the tokens themselves are wanted.
 
     Returns:
@@ -88,7 +85,7 @@ def counted(
     if not lengths:
         return None
     start = lengths[0] - 1 if prompt_width is None else prompt_width
-    has_beams = (config.num_beams or 1) > 1
+    has_beams, returned = (config.num_beams or 1) > 1, steps.returned
     sequences = returned if has_beams else steps.latest
     if sequences is None:
         return Counted(config=config, lengths=lengths, moments=moments, start=start)

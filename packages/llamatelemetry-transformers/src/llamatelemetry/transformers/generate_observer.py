@@ -126,9 +126,11 @@ def _further_in(running: tuple[Generation, int], original: Callable[..., Any], *
     generation, depth = running
     token = _running.set((generation, depth + 1))
     try:
-        return original(*args, **kwargs)
+        result = original(*args, **kwargs)
     finally:
         _running.reset(token)
+    generation.came_back(depth + 1, result)
+    return result
 
 
 @quietly

@@ -74,6 +74,17 @@ class Generation:
         self._loops.append(steps)
         return steps
 
+    @quietly
+    def came_back(self, depth: int, result: Any) -> None:
+        """A ``generate`` has returned: what its loop made, and not what a model's own makes of it, is counted.
+
+        Args:
+            depth: How many calls of ``generate`` it was within, the observed one not counted.
+            result: What it returned.
+        """
+        if depth == self._depth and self._loops:
+            self._loops[-1].returned = _sequences(result)
+
     def end(self, result: Any = None, error: BaseException | None = None) -> None:
         """Ends it: what is in tensors is counted, and the rest left to whoever makes the spans.
 
@@ -103,14 +114,12 @@ class Generation:
     def _generated(self, result: Any) -> tuple[list[Counted], list[Answer] | None]:
         """What is counted of each loop, or else the answers as far as they can be told without."""
         requests, call, with_ids = len(self._observations), self._call, self._tokenizer is not None
-        returned = _sequences(result)
+        self.came_back(0, result)
         loops = [loop for loop in self._loops if loop.any_made]
         if not loops:
-            return [], answers_of_result(returned, requests, call.width, call.config())
-        if len(loops) > 1:
-            returned = None  # Of several loops it is put together, somehow.
+            return [], answers_of_result(_sequences(result), requests, call.width, call.config())
         width = call.width if call.is_assisted else None
-        parts = [counted(loop, requests, width, returned, with_ids=with_ids) for loop in loops]
+        parts = [counted(loop, requests, width, with_ids=with_ids) for loop in loops]
         whole = [part for part in parts if part is not None]
         return (whole if len(whole) == len(parts) else []), None
 

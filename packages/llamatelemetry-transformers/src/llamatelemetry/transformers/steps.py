@@ -22,9 +22,10 @@ class Steps:
         latest: The sequences that they were asked about last.
         sizes: How long those were, each time; None where steps bring one token each.
         done: After each step, which sequences are complete; None where there is one.
+        returned: The sequences that the ``generate`` it ran in returned; None before, and where it failed.
     """
 
-    __slots__ = ("_clock", "_first", "_previewed", "config", "done", "latest", "mark", "sizes")
+    __slots__ = ("_clock", "_first", "_previewed", "config", "done", "latest", "mark", "returned", "sizes")
 
     def __init__(self, config: Any, *, one_by_one: bool = True, previewed: bool = False) -> None:
         self.config: Any = config
@@ -32,6 +33,7 @@ class Steps:
         self.latest: Any = None
         self.sizes: list[int] | None = None if one_by_one else []
         self.done: list[Any] | None = None
+        self.returned: Any = None
         self._previewed = previewed
         self._clock: StepClock | None = None
         self._first = 0

@@ -478,6 +478,34 @@ def test_a_generate_of_the_models_own_is_one_request_however_often_it_calls_the_
     assert traced.inferences()[-1].attributes["error.type"] == "TypeError"
 
 
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_generate_that_returns_less_than_was_generated_is_counted_by_what_was(make_tiny, traced, beams):
+    class WithoutItsPrompt(transformers.LlamaForCausalLM):
+        def generate(self, inputs, **kwargs):
+            return super().generate(inputs, **kwargs)[:, inputs.shape[1] :]
+
+    model = WithoutItsPrompt(make_tiny().config).eval()
+    answer = model.generate(PADDED, attention_mask=mask_of(PADDED), max_new_tokens=6, do_sample=False, num_beams=beams)
+    assert answer.shape == (3, 6)
+    assert traced.tokens() == [(2, 6, "length"), (4, 6, "length"), (3, 6, "length")]
+
+
+def test_speech_is_written_in_as_many_tokens_as_it_was(traced):
+    sizes = {"d_model": 32, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "num_mel_bins": 8, "vocab_size": 100}
+    layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 3}
+    torch.manual_seed(0)
+    model = transformers.WhisperForConditionalGeneration(
+        transformers.WhisperConfig(max_target_positions=64, begin_suppress_tokens=None, **sizes, **layers, **ids)
+    ).eval()
+    model.generation_config = GenerationConfig(**ids, no_timestamps_token_id=50, is_multilingual=False)
+    steps = []
+    model.proj_out.register_forward_hook(lambda *_: steps.append(None))
+    model.generate(torch.randn(2, 8, 3000), max_new_tokens=6)
+    assert traced.tokens() == [(None, len(steps), "length")] * 2
+    assert len(steps) == 6
+
+
 def test_prompts_and_answers_are_decoded_only_for_who_wants_them(tiny, traced, monkeypatch):
     model, tokenizer = tiny
     prompt = tokenizer(
