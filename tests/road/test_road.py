@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from llamatelemetry.artifacts.files import manifest_path
 from llamatelemetry.artifacts.store import ArtifactStore
 from llamatelemetry.cli.app import run
 from llamatelemetry.deployment import status
@@ -59,6 +60,7 @@ def test_the_whole_road_is_one_trace_with_every_stage_within_the_pipelines_span(
     assert_valid_spans(road.spans, ["gen_ai", "llm"])
     (pipeline,) = [span for span in ours if span.parent_id is None]
     by_id = {span.span_id: span for span in ours}
+    assert len(by_id) == len(ours)
     for name in STAGES:
         span = by_id[road.stage(name)["span_id"]]
         assert (span.parent_id, span.attributes["llamatelemetry.pipeline.stage.id"]) == (pipeline.span_id, name)
@@ -125,6 +127,20 @@ def test_a_flipped_byte_in_whatever_was_made_is_caught_and_its_file_is_named(roa
         assert "is not what its manifest says" in said
         assert f"{path.name} has the SHA-256" in said
     assert run(("manifest", "verify", str(artifact))) == 0
+
+
+@pytest.mark.parametrize("name", ["norwood.jsonl", "SmolLM2-135M-Instruct"])
+def test_a_flipped_byte_in_what_is_given_is_caught_and_its_file_is_named(road, name):
+    given = road.folder / name
+    assert road.run("manifest", "create", name).returncode == 0
+    try:
+        for path in files_of(given):
+            with flipped(path):
+                done = road.run("pipeline", "run", "example.toml")
+            assert done.returncode == 1
+            assert f"{path.name} has the SHA-256" in " ".join(done.stderr.split())
+    finally:
+        manifest_path(given).unlink()
 
 
 def test_all_of_a_run_is_held_to_its_manifests_at_once(road, capsys):
