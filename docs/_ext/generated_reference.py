@@ -96,6 +96,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llamatelemetry.quantization.validate_stage",
         "llamatelemetry.quantization.evaluation.quality",
         "llamatelemetry.quantization.evaluation.shared_logits",
+        "llamatelemetry.quantization.evaluation.logits_folder",
         "llamatelemetry.quantization.evaluation.intervals",
         "llamatelemetry.quantization.evaluation.logits",
         "llamatelemetry.quantization.evaluation.texts",
