@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from llamatelemetry.distributed.memory_terms import Part, Term, cpu_terms, gpu_terms, total
 from llamatelemetry.distributed.placement import GPURoom, Placement, Wish, place
+from llamatelemetry.distributed.placement_text import placement_lines
 from llamatelemetry.distributed.planning import Refusal, plan
 from llamatelemetry.distributed.serving import Serving
 from llamatelemetry.distributed.shape import LayerShape, ModelShape
@@ -406,3 +407,25 @@ def test_the_cpu_keeps_the_input_whatever_the_gpus_have() -> None:
     terms = cpu_terms(llama_8b(), SERVING, Part(first=0, stop=0, output=False, on_cpu=True))
     assert sizes(terms)["input weights"] == 295_000_000
     assert sizes(terms)["logits to sample from"] == 4 * 128_256 * 4
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked", "notes"),
+    [
+        (8192, 8192, []),
+        (None, 16_384, []),
+        (
+            8192,
+            16_384,
+            [
+                "Note: the model was trained for 8192 tokens: llama-server lets a slot have no more of the 16384 that "
+                "are planned for."
+            ],
+        ),
+    ],
+)
+def test_a_context_longer_than_the_model_was_trained_for_is_said_to_be(
+    trained: int | None, asked: int, notes: list[str]
+) -> None:
+    placement = planned(wish(a_shape(context_length=trained), serving=Serving(context_length=asked)))
+    assert [line for line in placement_lines(placement) if line.startswith("Note: ")] == notes

@@ -20,6 +20,12 @@ def placement_lines(placement: Placement) -> list[str]:
     lines += [f"Note: {text}" for text in placement.shape.assumptions]
     if placement.shape.weights_estimated:
         lines.append("Note: no weights were there to measure; their bytes are worked out from the other sizes.")
+    trained, asked = placement.shape.context_length, placement.serving.context_length
+    if trained is not None and asked > trained:
+        lines.append(
+            f"Note: the model was trained for {trained} tokens: llama-server lets a slot have no more of the {asked} "
+            "that are planned for."
+        )
     for share in placement.shares:
         lines += ["", _gpu(share), *_terms(share.terms)]
         left = share.headroom_bytes
