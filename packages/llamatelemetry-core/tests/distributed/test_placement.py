@@ -409,20 +409,14 @@ def test_the_cpu_keeps_the_input_whatever_the_gpus_have() -> None:
     assert sizes(terms)["logits to sample from"] == 4 * 128_256 * 4
 
 
+TOO_LONG = (
+    "Note: the model was trained for 8192 tokens: llama-server lets a slot have no more of the 16384 that are "
+    "planned for."
+)
+
+
 @pytest.mark.parametrize(
-    ("trained", "asked", "notes"),
-    [
-        (8192, 8192, []),
-        (None, 16_384, []),
-        (
-            8192,
-            16_384,
-            [
-                "Note: the model was trained for 8192 tokens: llama-server lets a slot have no more of the 16384 that "
-                "are planned for."
-            ],
-        ),
-    ],
+    ("trained", "asked", "notes"), [(8192, 8192, []), (None, 16_384, []), (8192, 16_384, [TOO_LONG])]
 )
 def test_a_context_longer_than_the_model_was_trained_for_is_said_to_be(
     trained: int | None, asked: int, notes: list[str]
