@@ -7,7 +7,7 @@ import gguf
 import pytest
 
 from llamatelemetry.errors import InvalidValueError
-from llamatelemetry.pipeline import Pipeline, Stage
+from llamatelemetry.pipeline import Pipeline, PipelineContext, Stage
 from llamatelemetry.plugins import load_plugins
 from llamatelemetry.quantization import ExportGGUFStage, QuantizeStage
 from llamatelemetry.quantization.small_checkpoints import write_small_checkpoint
@@ -35,6 +35,22 @@ def test_the_file_names_the_run_and_the_checkpoint_and_is_quantized_next(tmp_pat
     assert fields["llamatelemetry.lineage.parent_digest"].contents() == parent.digest
     assert fields["general.name"].contents() == "small"
     assert run.artifacts["quantize.model"].path.exists()
+
+
+def test_the_name_in_the_file_is_among_what_decides_the_outcome(tmp_path):
+    checkpoint = write_small_checkpoint(tmp_path / "small")
+
+    def run(name, **about):
+        context = PipelineContext(name="road", **about)
+        stages = [ExportGGUFStage("F16", model_name=name)]
+        made = Pipeline(stages).run(context, store=tmp_path / "store", inputs={"checkpoint": checkpoint})
+        called = gguf.GGUFReader(made.artifacts["export_gguf.model"].path).fields["general.name"].contents()
+        return made.record.stages[0].state, called
+
+    assert run(None) == ("ran", "small")
+    # What a run is said to be about changes nothing that is made.
+    assert run(None, artifact="tuned", base_model="SmolLM2") == ("reused", "small")
+    assert run("tuned") == ("ran", "tuned")
 
 
 def test_a_type_that_quantize_makes_is_refused_when_the_stage_is_made():

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from llamatelemetry import sdk
 from llamatelemetry.errors import InvalidValueError, StageFailedError
-from llamatelemetry.pipeline import Pipeline
+from llamatelemetry.pipeline import Pipeline, PipelineContext
 from llamatelemetry.quantization.small_checkpoints import write_small_checkpoint
 from llamatelemetry.semconv.model_load import MODEL_LOAD_SPAN
 from llamatelemetry.semconv.pipeline import STEP_EVENT
@@ -101,6 +101,16 @@ def test_the_same_settings_make_the_same_bytes(run, trained):
 
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         assert (made / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_the_name_of_the_base_model_is_among_what_decides_the_outcome(base, lines, tmp_path):
+    def run(**told):
+        stage = FinetuneStage(engine="peft", **SETTINGS, **told)
+        context = PipelineContext(name="sums", base_model="of the run")
+        made = Pipeline([stage]).run(context, store=tmp_path, inputs={"base": base, "dataset": lines})
+        return made.record.stages[0].state, read_adapter(made.artifacts["finetune.adapter"].path).base_model
+
+    assert [run(), run(base_model="org/model")] == [("ran", "small"), ("ran", "org/model")]
 
 
 def test_another_seed_makes_another_adapter(learn, trained, tmp_path):

@@ -50,7 +50,8 @@ class StageContext:
     """What a stage is given to run with.
 
     Attributes:
-        run: What the run is about.
+        run: What the run is about. It is not among what decides the outcome, so nothing that is made may hang on it
+            but what says who made it.
         inputs: By name; an optional one that nothing was wired to is not among them.
         folder: An empty folder to write in, gone afterwards but for what the stage returns.
         shared: A folder that the stages of this name have together, made by the first that needs it and gone when

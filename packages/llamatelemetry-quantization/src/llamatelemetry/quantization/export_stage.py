@@ -20,6 +20,7 @@ class ExportGGUFStage:
 
     Args:
         file_type: ``F32``, ``F16``, ``BF16`` or ``Q8_0``.
+        model_name: What the file calls the model; the name of the checkpoint where None.
         threads: Threads to compute with, all there are where None. They do not change the outcome.
 
     Raises:
@@ -31,12 +32,12 @@ class ExportGGUFStage:
     inputs: tuple[Port, ...] = (Port(name="checkpoint", kind="checkpoint", help="A folder as transformers saves it."),)
     outputs: tuple[Port, ...] = (Port(name="model", kind="gguf", help="The same model for llama.cpp."),)
 
-    def __init__(self, file_type: str = "F16", *, threads: int | None = None) -> None:
+    def __init__(self, file_type: str = "F16", *, model_name: str | None = None, threads: int | None = None) -> None:
         chosen = file_type.upper()
         if chosen not in CONVERTED_TYPES:
             raise InvalidValueError("file_type", file_type, f"give one of {', '.join(CONVERTED_TYPES)}")
         self._threads = threads
-        self.parameters: Mapping[str, Any] = {"file_type": chosen}
+        self.parameters: Mapping[str, Any] = {"file_type": chosen, "model_name": model_name}
 
     @property
     def tools(self) -> Mapping[str, str]:
@@ -50,7 +51,7 @@ class ExportGGUFStage:
             checkpoint.path,
             context.folder / f"model-{self.parameters['file_type']}.gguf",
             file_type=self.parameters["file_type"],
-            name=context.run.artifact or checkpoint.manifest.name,
+            name=self.parameters["model_name"] or checkpoint.manifest.name,
             threads=self._threads,
             metadata=lineage_of(context.trace.origin(), checkpoint.manifest.digest).metadata(),
             on_progress=lambda progress: context.progress(progress.done_bytes, progress.total_bytes, "B"),

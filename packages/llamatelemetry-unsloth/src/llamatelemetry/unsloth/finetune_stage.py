@@ -35,6 +35,8 @@ class FinetuneStage:
         gradient_checkpointing: Compute again in the backward pass what would else be kept.
         load_in_4bit: Train on a base model that is quantized to four bits while it is loaded.
         seed: Decides the adapter's first values and the order of examples.
+        base_model: What the adapter calls its base model, such as its name on the hub; the name of what is given where
+            None.
 
     Raises:
         InvalidValueError: One of them cannot be used.
@@ -66,10 +68,12 @@ class FinetuneStage:
         gradient_checkpointing: bool = True,
         load_in_4bit: bool = False,
         seed: int = 3407,
+        base_model: str | None = None,
     ) -> None:
         check_engine(engine)
         self._engine: Engine = engine
         self._load_in_4bit = load_in_4bit
+        self._base_model = base_model
         self._lora = LoraSettings(
             rank=rank, alpha=alpha, dropout=dropout, targets=None if targets is None else tuple(targets)
         )
@@ -89,7 +93,7 @@ class FinetuneStage:
     def parameters(self) -> Mapping[str, Any]:
         """All that it was told."""
         shape = asdict(self._lora) | {"targets": None if self._lora.targets is None else list(self._lora.targets)}
-        told = {"engine": self._engine, "load_in_4bit": self._load_in_4bit}
+        told = {"engine": self._engine, "load_in_4bit": self._load_in_4bit, "base_model": self._base_model}
         return {**told, **shape, **asdict(self._training)}
 
     @property
@@ -114,7 +118,7 @@ class FinetuneStage:
             lora=self._lora,
             training=self._training,
             load_in_4bit=self._load_in_4bit,
-            base_model=context.run.base_model or base.manifest.name,
+            base_model=self._base_model or base.manifest.name,
             callbacks=[context.trace.trainer_callback()],
         )
         return {"adapter": made}
