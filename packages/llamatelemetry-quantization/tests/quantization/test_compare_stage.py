@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from llamatelemetry.artifacts.files import create_manifest, write_manifest
+from llamatelemetry.clock import Clock
 from llamatelemetry.errors import InvalidValueError, StageFailedError
 from llamatelemetry.pipeline import Node, Pipeline
 from llamatelemetry.plugins import load_plugins
@@ -75,6 +77,31 @@ def test_a_report_that_is_none_is_refused(tmp_path, report):
         compared(tmp_path, inputs)
 
     assert isinstance(caught.value.cause, InvalidValueError)
+
+
+def described(folder: Path, **made_of: str) -> dict[str, Path]:
+    """The same, with a manifest of the report on quality that says which models it is of."""
+    inputs = given(folder)
+    parents = [
+        create_manifest(inputs[model], kind="gguf", clock=Clock(time_ns=lambda: 1)).as_parent(role)
+        for role, model in made_of.items()
+    ]
+    report = inputs["quality_q4"]
+    write_manifest(create_manifest(report, kind="report", parents=parents), report)
+    return inputs
+
+
+def test_a_report_of_another_model_or_against_another_parent_is_refused(tmp_path):
+    assert compared(tmp_path, described(tmp_path, model="model_q4", parent="model_f16")).artifacts
+
+    of_another = described(tmp_path, model="model_f16")
+    with pytest.raises(
+        StageFailedError, match=r"quality_q4='f16\.gguf' is not valid: its model was not model_q4: wire"
+    ):
+        compared(tmp_path / "model", of_another)
+    against_another = described(tmp_path, model="model_q4", parent="model_q4")
+    with pytest.raises(StageFailedError, match="its parent was not model_f16, the first of the variants: wire"):
+        compared(tmp_path / "parent", against_another)
 
 
 @pytest.mark.parametrize("text", ["{}", '{"variants": []}', '{"variants": [3]}', '{"variants": [{"name": "q4"}]}'])

@@ -44,8 +44,10 @@ class CompareStage:
         """Reads the reports.
 
         Raises:
-            InvalidValueError: One of them is none.
+            InvalidValueError: One of them is none, or is of another model than it is wired to.
         """
+        for name in self.parameters["variants"]:
+            _check_reports(context, name, parent=self.parameters["variants"][0])
         found = VariantTable(
             variants=tuple(
                 variant_of(
@@ -69,6 +71,24 @@ def _ports(name: str) -> tuple[Port, Port, Port]:
         Port(name=f"quality_{name}", kind="report", help="What the stage validate says of it.", optional=True),
         Port(name=f"benchmark_{name}", kind="report", help="What the stage benchmark says of it.", optional=True),
     )
+
+
+def _check_reports(context: StageContext, variant: str, *, parent: str) -> None:
+    """Holds each report to be of its variant, as far as its manifest says what it was made from.
+
+    A table would otherwise say of one model what was measured of another, and nobody would see.
+    """
+    wanted = {
+        role: context.inputs[f"model_{name}"].manifest.content_digest
+        for role, name in (("model", variant), ("parent", parent))
+    }
+    for report in (f"quality_{variant}", f"benchmark_{variant}"):
+        made_of = context.inputs[report].manifest.parents if report in context.inputs else ()
+        for each in made_of:
+            if wanted.get(each.role, each.content_digest) != each.content_digest:
+                against = f"model_{variant}" if each.role == "model" else f"model_{parent}, the first of the variants"
+                fix = f"its {each.role} was not {against}: wire the report that is of these models"
+                raise InvalidValueError(report, each.name, fix)
 
 
 def _given(context: StageContext, name: str) -> Mapping[str, Any] | None:
