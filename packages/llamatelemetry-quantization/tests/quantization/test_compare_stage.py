@@ -95,9 +95,7 @@ def test_a_report_of_another_model_or_against_another_parent_is_refused(tmp_path
     assert compared(tmp_path, described(tmp_path, model="model_q4", parent="model_f16")).artifacts
 
     of_another = described(tmp_path, model="model_f16")
-    with pytest.raises(
-        StageFailedError, match=r"quality_q4='f16\.gguf' is not valid: its model was not model_q4: wire"
-    ):
+    with pytest.raises(StageFailedError, match=r"quality_q4='f16\.gguf' is not valid: its model was not model_q4"):
         compared(tmp_path / "model", of_another)
     against_another = described(tmp_path, model="model_q4", parent="model_q4")
     with pytest.raises(StageFailedError, match="its parent was not model_f16, the first of the variants: wire"):
