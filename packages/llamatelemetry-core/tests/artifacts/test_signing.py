@@ -19,6 +19,7 @@ from llamatelemetry.artifacts.files import create_manifest, manifest_path, write
 from llamatelemetry.artifacts.manifest import ArtifactManifest
 from llamatelemetry.artifacts.signing import (
     MAX_SIGNATURE_BYTES,
+    check_signer,
     sign_artifact,
     signature_path,
     signing_statement,
@@ -175,6 +176,8 @@ def test_where_model_signing_is_not_installed_one_error_says_what_to_run(
     monkeypatch.setitem(sys.modules, "model_signing", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'llamatelemetry-core\[signing\]'"):
         sign_artifact(file, private_key=keys.private)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'llamatelemetry-core\[signing\]'"):
+        check_signer(keys.private)
     assert not manifest_path(file).exists()
 
 

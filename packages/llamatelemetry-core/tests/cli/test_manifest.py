@@ -15,9 +15,11 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from llamatelemetry.artifacts.files import load_artifact, manifest_path
+from llamatelemetry.artifacts.files import create_manifest, load_artifact, manifest_path
+from llamatelemetry.artifacts.manifest import ArtifactOrigin
 from llamatelemetry.artifacts.store import ArtifactStore
 from llamatelemetry.cli.app import run
+from llamatelemetry.deployment.artifact import find_artifact, prove
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 Said = Callable[..., tuple[int, str, str]]
@@ -254,14 +256,7 @@ def test_the_digits_of_a_digest_have_to_mean_one(manifest: Said, family: dict[st
 
 @pytest.mark.timeout(300)  # model-signing takes many seconds to import.
 def test_signatures_are_made_and_verified_with_keys_in_files(manifest: Said, here: Path) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    pem = serialization.Encoding.PEM
-    (here / "key.pem").write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    (here / "key.pub.pem").write_bytes(
-        key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
-    )
+    _write_keys(here)
     written = json.loads(manifest("create", "base", "--sign", "key.pem", "--json")[1])["written"]
     assert written["signature"] == "base.sig"
     assert "Its signatures are those of the key." in manifest("verify", "base", "--key", "key.pub.pem")[1]
@@ -271,6 +266,36 @@ def test_signatures_are_made_and_verified_with_keys_in_files(manifest: Said, her
     assert (code, err) == (1, "Error: base.sig: there is no signature: sign the artifact, or ask for the file\n")
 
 
+@pytest.mark.timeout(300)  # model-signing takes many seconds to import.
+def test_what_a_store_keeps_is_signed_with_the_manifest_that_names_its_run(manifest: Said, here: Path) -> None:
+    _write_keys(here)
+    path = here / "model.gguf"
+    origin = ArtifactOrigin(stage="quantize", run_id="run-7")
+    made = create_manifest(path, kind="gguf", origin=origin)
+    kept = ArtifactStore(here / "kept").add(made, path)
+
+    written = json.loads(manifest("sign", str(kept), "--key", "key.pem", "--json")[1])["written"]
+
+    assert written["signature"] == f"{kept}.sig"
+    proved = prove(find_artifact(kept), public_key=here / "key.pub.pem")
+    assert (proved.standing, proved.origin, proved.manifest) == ("signed", origin, made)
+    kept.chmod(0o644)
+    kept.write_bytes(b"GGUF")
+    code, _, err = manifest("sign", made.digest, "--store", "kept", "--key", "key.pem")
+    assert (code, "is cut short" in err) == (1, True)
+
+
+def _write_keys(folder: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = serialization.Encoding.PEM
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    (folder / "key.pub.pem").write_bytes(
+        key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+
+
 def test_a_key_that_is_not_there_is_said_before_anything_is_written(manifest: Said, here: Path) -> None:
     code, _, err = manifest("create", "base", "--bom", "--sign", "gone.pem")
     assert (code, err.partition(";")[0]) == (1, "Error: gone.pem: cannot be read: No such file or directory")
@@ -278,7 +303,7 @@ def test_a_key_that_is_not_there_is_said_before_anything_is_written(manifest: Sa
 
 
 def test_help_of_each_verb_has_examples(manifest: Said) -> None:
-    for verb in ("create", "verify", "show", "graph"):
+    for verb in ("create", "verify", "sign", "show", "graph"):
         code, out, _ = manifest(verb, "--help")
         assert code == 0
         assert f"llamatelemetry manifest {verb} " in out.partition("Examples:")[2]

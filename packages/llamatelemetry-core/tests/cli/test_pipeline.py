@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from llamatelemetry.deployment.artifact import find_artifact, prove
 from llamatelemetry.testing.emitted import spans_from_otlp_json
 from llamatelemetry.testing.semconv import assert_valid_spans
 
@@ -130,6 +133,29 @@ def test_a_dry_run_says_where_inputs_come_from_and_runs_nothing(mix):
     assert said["inputs"] == {"first": {"text": "inputs.text"}, "second": {"text": "first.text"}}
     assert "text from first.text" in mix.llamatelemetry("pipeline", "run", "p.toml", "--dry-run").stdout
     assert not (mix.folder / "kept").exists()
+
+
+@pytest.mark.timeout(300)  # model-signing takes many seconds to import.
+def test_all_that_was_made_is_signed_and_what_is_reused_too(mix):
+    assert "gone.pem: cannot be read" in mix.llamatelemetry("pipeline", "run", "p.toml", "--sign", "gone.pem").stderr
+    assert not (mix.folder / "kept").exists()
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = serialization.Encoding.PEM
+    kinds = serialization.PrivateFormat.PKCS8, serialization.PublicFormat.SubjectPublicKeyInfo
+    private = key.private_bytes(pem, kinds[0], serialization.BestAvailableEncryption(b"word"))
+    (mix.folder / "key.pem").write_bytes(private)
+    (mix.folder / "pub.pem").write_bytes(key.public_key().public_bytes(pem, kinds[1]))
+    pipeline(mix, "run", "p.toml")
+
+    told = {"LLAMATELEMETRY_KEY_PASSWORD": "word"}
+    done = mix.llamatelemetry("pipeline", "run", "p.toml", "--sign", "key.pem", "--json", env=told)
+
+    run = json.loads(done.stdout)
+    assert [stage["state"] for stage in run["stages"]] == ["reused", "reused"]
+    for stage in run["stages"]:
+        proved = prove(find_artifact(Path(stage["paths"]["text"])), public_key=mix.folder / "pub.pem")
+        assert (proved.standing, proved.manifest.digest) == ("signed", stage["outputs"]["text"])
+    assert pipeline(mix, "show", "--verify")[1]["problems"] == []
 
 
 def test_a_failure_is_said_and_the_next_run_goes_on(mix):

@@ -16,11 +16,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 from llamatelemetry.artifacts.atomic import write_atomically
-from llamatelemetry.artifacts.files import beside, load_artifact, manifest_path
+from llamatelemetry.artifacts.files import beside, load_artifact, manifest_path, verify_files, write_manifest
 from llamatelemetry.artifacts.hashing import open_unchanging
 from llamatelemetry.artifacts.manifest import ArtifactManifest
 from llamatelemetry.artifacts.statement import statement
@@ -93,6 +94,33 @@ def sign_artifact(path: Path, *, private_key: Path, password: str | None = None)
     return signature_path(covered[0]), signature_path(covered[1])
 
 
+def sign_described(
+    path: Path, manifest: ArtifactManifest, *, private_key: Path, password: str | None = None
+) -> tuple[Path, Path]:
+    """Signs an artifact whose manifest stands elsewhere, as in a store.
+
+    The manifest is written beside the artifact as it is, so that what is signed leads back to the same run.
+
+    Args:
+        path: The artifact.
+        manifest: What it is.
+        private_key: As :func:`sign_artifact`.
+        password: What the key is encrypted with.
+
+    Returns:
+        Where the signatures of the artifact and of the manifest stand.
+
+    Raises:
+        MissingDependencyError: model-signing is not installed.
+        SignatureError: The key cannot be used.
+        ArtifactError: The subclass says what is wrong with the artifact; nothing is written.
+    """
+    check_signer(private_key)
+    verify_files(manifest, path)
+    write_manifest(manifest, path)
+    return sign_artifact(path, private_key=private_key, password=password)
+
+
 def verify_signatures(path: Path, *, public_key: Path) -> ArtifactManifest:
     """The manifest beside an artifact, once both were found to be what the key's owner signed.
 
@@ -132,14 +160,29 @@ def check_key(path: Path) -> None:
         raise SignatureError(path, f"cannot be read: {error.strerror}; give the PEM file of a key") from None
 
 
+def check_signer(private_key: Path) -> None:
+    """Sees that something could be signed, before hours go into what is to be.
+
+    Raises:
+        MissingDependencyError: model-signing is not installed.
+        SignatureError: The key's file is not there, or cannot be read.
+    """
+    check_key(private_key)
+    if find_spec("model_signing") is None:
+        raise _missing("model_signing")
+
+
 def _model_signing() -> tuple[Any, Any]:
     """Its modules for signing and for verifying, imported only here: that takes seconds."""
     try:
         from model_signing import signing, verifying
     except ImportError as error:
-        missing = error.name or "model-signing"
-        raise MissingDependencyError("signing", missing, "pip install 'llamatelemetry-core[signing]'") from None
+        raise _missing(error.name or "model-signing") from None
     return signing, verifying
+
+
+def _missing(name: str) -> MissingDependencyError:
+    return MissingDependencyError("signing", name, "pip install 'llamatelemetry-core[signing]'")
 
 
 def _signature(path: Path) -> bytes:

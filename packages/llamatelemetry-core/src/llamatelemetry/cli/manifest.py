@@ -16,8 +16,9 @@ from llamatelemetry.artifacts.manifest import ArtifactManifest
 from llamatelemetry.artifacts.provenance import provenance as provenance_of
 from llamatelemetry.artifacts.provenance import write_provenance
 from llamatelemetry.artifacts.signing import (
-    check_key,
+    check_signer,
     sign_artifact,
+    sign_described,
     signature_path,
     signing_statement,
     verify_signatures,
@@ -34,7 +35,7 @@ from llamatelemetry.cli.manifest_view import (
     manifest_data,
     manifest_view,
 )
-from llamatelemetry.cli.output import console, examples, json_option, print_json
+from llamatelemetry.cli.output import console, examples, json_option, key_password_option, print_json
 from llamatelemetry.distributed.sizes import counted, format_size
 from llamatelemetry.pipeline.definition import DEFAULT_STORE
 
@@ -97,9 +98,7 @@ def manifest() -> None:
 @click.option(
     "--sign", "key", type=click.Path(path_type=Path), help="Sign with this PEM key, by OpenSSF model-signing."
 )
-@click.option(
-    "--password", envvar="LLAMATELEMETRY_KEY_PASSWORD", help="Of the key; better given as LLAMATELEMETRY_KEY_PASSWORD."
-)
+@key_password_option
 @_store_option
 @json_option
 def create(
@@ -128,7 +127,7 @@ def create(
     """
     origin = origin_of(stage=stage, run_id=run_id, traceparent=traceparent, git_commit=git_commit)
     if key is not None:
-        check_key(key)
+        check_signer(key)
     known = kind or guess_kind(path)
     if known is None and path.exists():
         raise click.BadParameter(f"{path} does not say what it is; give a word", param_hint="--kind")
@@ -208,6 +207,37 @@ def verify(target: str, key: Path | None, store: Path | None, *, as_json: bool) 
         click.echo(f"{meant.artifact} is what its manifest says: {files}, {format_size(meant.manifest.size_bytes)}.")
         click.echo({"verified": "Its signatures are those of the key."}.get(signed, f"Its signature is {signed}."))
     return TAMPERED if findings else 0
+
+
+@manifest.command(
+    short_help="Sign an artifact that has a manifest.",
+    epilog=f"{_TARGET}\n"
+    + examples(
+        "llamatelemetry manifest sign model.gguf --key key.pem",
+        "llamatelemetry manifest sign 3f786850e387 --store artifacts --key key.pem",
+        "llamatelemetry deploy model.gguf --key key.pub.pem",
+    ),
+)
+@click.argument("target")
+@click.option("--key", required=True, type=click.Path(path_type=Path), help="Sign with this PEM key.")
+@key_password_option
+@_store_option
+@json_option
+def sign(target: str, key: Path, password: str | None, store: Path | None, *, as_json: bool) -> None:
+    """Sign TARGET by OpenSSF model-signing, with the manifest that it has.
+
+    Every file is held to the manifest first. What a pipeline made keeps its own: a copy is written beside the artifact,
+    so that what is signed, or deployed with --key, leads back to its run.
+    """
+    meant = find_target(target, store)
+    written = sign_described(meant.artifact, meant.manifest, private_key=key, password=password)
+    if as_json:
+        names = ("signature", "manifest_signature")
+        places = {name: str(place) for name, place in zip(names, written, strict=True)}
+        print_json({"artifact": str(meant.artifact), "digest": meant.manifest.digest, "written": places})
+        return
+    for place in written:
+        click.echo(f"wrote {place}")
 
 
 @manifest.command(

@@ -33,6 +33,12 @@ def json_option(verb: _Verb) -> _Verb:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")(verb)
 
 
+def key_password_option(verb: _Verb) -> _Verb:
+    """Gives a verb that signs ``--password``."""
+    told = "Of the key; better given as LLAMATELEMETRY_KEY_PASSWORD."
+    return click.option("--password", envvar="LLAMATELEMETRY_KEY_PASSWORD", help=told)(verb)
+
+
 def examples(*lines: str) -> str:
     """Command lines as the epilog of a verb's ``--help``, one a line and not reflowed."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

@@ -8,8 +8,9 @@ from typing import Final
 import click
 
 from llamatelemetry.artifacts.kept_provenance import check_provenance
+from llamatelemetry.artifacts.signing import check_signer, sign_described
 from llamatelemetry.artifacts.store import ArtifactStore
-from llamatelemetry.cli.output import console, examples, json_option, plugin_log_off, print_json
+from llamatelemetry.cli.output import console, examples, json_option, key_password_option, plugin_log_off, print_json
 from llamatelemetry.cli.pipeline_view import run_view, stage_data, stage_view, stages_view, telemetry_line, wires_view
 from llamatelemetry.cli.stores_here import store_here
 from llamatelemetry.errors import ArtifactError, PipelineError
@@ -56,6 +57,7 @@ def pipeline() -> None:
     + examples(
         "llamatelemetry pipeline run pipeline.toml",
         "llamatelemetry pipeline run pipeline.toml --dry-run",
+        "llamatelemetry pipeline run pipeline.toml --sign key.pem",
         "llamatelemetry pipeline run pipeline.toml --store /data/artifacts --json",
         "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318 llamatelemetry pipeline run pipeline.toml",
     ),
@@ -63,9 +65,22 @@ def pipeline() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--store", type=click.Path(path_type=Path), help="Where what is made is kept, instead of the file's.")
 @click.option("--run-id", help="Id of this run.  [default: a new one]")
+@click.option(
+    "--sign", "key", type=click.Path(path_type=Path), help="Sign all that the run made or reused, with this PEM key."
+)
+@key_password_option
 @click.option("--dry-run", is_flag=True, help="Say where each input comes from, and run nothing.")
 @json_option
-def run(file: Path, store: Path | None, run_id: str | None, *, dry_run: bool, as_json: bool) -> None:
+def run(
+    *,
+    file: Path,
+    store: Path | None,
+    run_id: str | None,
+    key: Path | None,
+    password: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Run the pipeline that FILE describes.
 
     Inputs and outputs are matched first, and what does not match is an error before anything runs. A
@@ -73,6 +88,8 @@ def run(file: Path, store: Path | None, run_id: str | None, *, dry_run: bool, as
     the same command goes on with the stage that did not end; nothing half-made is kept. Exit code 1 if a
     stage fails.
     """
+    if key is not None:
+        check_signer(key)
     definition = read_definition(file)
     with plugin_log_off():
         made = definition.build(load_plugins().resolve_stage)
@@ -96,6 +113,11 @@ def run(file: Path, store: Path | None, run_id: str | None, *, dry_run: bool, as
         sdk.flush()
     finally:
         sdk.shutdown()
+    if key is not None:
+        for artifact in (
+            done.artifacts[f"{stage.id}.{name}"] for stage in done.record.stages for name in stage.outputs
+        ):
+            sign_described(artifact.path, artifact.manifest, private_key=key, password=password)
     _show(done.record, folder, as_json=as_json)
     if not as_json and (line := telemetry_line(settings)):
         console().print(line)
