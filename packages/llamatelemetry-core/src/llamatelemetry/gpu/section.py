@@ -35,8 +35,8 @@ _R = TypeVar("_R")
 class gpu_section:  # noqa: N801 - used as a keyword would be, like contextlib's
     """A span with what the GPUs did meanwhile. A context manager, and a decorator of functions.
 
-    Without a GPU, or before ``init()``, it is a span like any other. It may be entered again, and each time
-    is a span of its own.
+    Without a GPU, or before ``init()``, it is a span like any other. It may be entered again, also inside
+    itself, and each time is a span of its own; threads and tasks that run at the same time take one each.
 
     Args:
         name: The span's name.
