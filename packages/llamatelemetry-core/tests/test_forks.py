@@ -47,6 +47,20 @@ def test_every_object_that_lives_is_reset_in_the_child_and_in_order(pipe: tuple[
     assert len(locks) == 3
 
 
+def test_one_that_cannot_be_reset_keeps_no_other_from_it(pipe: tuple[int, int]):
+    class Broken:
+        def reset(self) -> None:
+            raise AttributeError("a name that is gone")
+
+    reader, writer = pipe
+    broken = Broken()
+    after_fork(broken.reset)
+    kept = Lock(b"a", writer)
+    fork_and_end()
+    assert os.read(reader, 16) == b"a"
+    assert kept
+
+
 def test_nobody_is_kept_alive_nor_remembered(pipe: tuple[int, int]):
     gc.collect()  # What other tests left to be found counts neither before nor after.
     before = len(forks._methods)

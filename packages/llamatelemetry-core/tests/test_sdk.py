@@ -491,6 +491,54 @@ def test_a_forked_child_exports_over_grpc_after_its_parent_did() -> None:
         assert sorted(span.name for span in sink.spans) == ["child", "parent after", "parent before"]
 
 
+FORK_WHILE_MEASURING = """
+import os, threading, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+import llamatelemetry as lt
+lt.init(telemetry_dir="data")
+from opentelemetry import metrics
+meter = metrics.get_meter("app")
+counter = meter.create_counter("app.requests")
+counter.add(100)
+observing, go_on = threading.Event(), threading.Event()
+
+def observe(options):
+    observing.set()
+    go_on.wait(10)
+    return []
+
+meter.create_observable_gauge("app.slow", [observe])
+flushing = threading.Thread(target=lt.flush)
+flushing.start()
+assert observing.wait(10)
+child = os.fork()
+go_on.set()
+if child == 0:
+    counter.add(1)
+    raise SystemExit(0 if lt.shutdown().complete else 1)
+assert os.waitpid(child, 0)[1] == 0
+flushing.join()
+assert lt.shutdown().complete
+"""
+
+
+def test_a_forked_child_counts_from_nothing_whatever_its_parent_is_measuring(tmp_path: Path) -> None:
+    _, status, _, err = run_until_end(FORK_WHILE_MEASURING)
+    assert (status, err) == (0, "")
+    counted = {
+        (path.name.split("-")[1], point["asInt"])
+        for path in (tmp_path / "data").glob("metrics-*")
+        for line in path.read_bytes().splitlines()
+        for group in json.loads(line)["resourceMetrics"]
+        for scope in group["scopeMetrics"]
+        for metric in scope["metrics"]
+        if metric["name"] == "app.requests"
+        for point in metric["sum"]["dataPoints"]
+    }
+    assert sorted(count for _, count in counted) == ["1", "100"]
+    assert len({pid for pid, _ in counted}) == 2
+
+
 WORKERS = """
 import multiprocessing, warnings
 from concurrent.futures import ProcessPoolExecutor

@@ -6,12 +6,14 @@ or a trace of each, until the process ends. There is one here for all, and it ke
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
+_log = logging.getLogger(__name__)
 _methods: dict[weakref.WeakMethod[Callable[[], Any]], None] = {}
 
 
@@ -59,8 +61,12 @@ def _forget(dead: weakref.WeakMethod[Callable[[], Any]]) -> None:
 def _in_child() -> None:
     for reference in list(_methods):
         method = reference()
-        if method is not None:
+        if method is None:
+            continue
+        try:
             method()
+        except Exception:  # noqa: BLE001 - those after it are owed their turn, or wait for the parent for ever
+            _log.exception("a forked child keeps something of its parent's")
 
 
 os.register_at_fork(after_in_child=_in_child)

@@ -118,6 +118,35 @@ def test_something_may_be_handed_over_in_the_middle_of_that(
     assert sorted(receiver.seen) == ["abandoned", "read"]
 
 
+def test_where_no_thread_can_be_started_nothing_is_raised_and_the_next_record_tries_again(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refused(threading.Thread):
+        """What a machine that is out of threads, and an interpreter that is ending, say to a new one."""
+
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as out_of_threads:
+        out_of_threads.setattr("llamatelemetry.otel.handover.threading.Thread", Refused)
+        receiver.put(1)
+        assert not receiver.handover.flush(5)
+    receiver.put(2)
+    assert receiver.handover.flush(5)
+    assert receiver.seen == [1, 2]
+
+
+def test_what_no_thread_could_be_started_for_is_counted_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    receiver = Receiver()
+    monkeypatch.setattr("llamatelemetry.otel.handover.threading.Thread.start", _refuse)
+    receiver.put(1)
+    assert receiver.handover.stop(5) == 1
+
+
+def _refuse(_thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread at interpreter shutdown")
+
+
 def test_nothing_of_it_is_left_once_it_is_stopped() -> None:
     receiver = Receiver()
     receiver.put(1)

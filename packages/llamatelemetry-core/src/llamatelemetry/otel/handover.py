@@ -66,8 +66,12 @@ class Handover:
 
     def flush(self, timeout_s: float) -> bool:
         """Waits until what was put so far is processed; False if time ran out."""
-        if self._stopped or self._unstarted:
+        if self._stopped:
             return True
+        if not self._waiting.empty():
+            self._start()
+        if self._unstarted:
+            return self._waiting.empty()
         reached = threading.Event()
         self._waiting.put(reached)
         return reached.wait(timeout_s)
@@ -90,8 +94,15 @@ class Handover:
             name = self._unstarted.pop()
         except IndexError:
             return
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = thread
+        try:
+            thread.start()
+        except RuntimeError:
+            # The interpreter is ending or the machine is out of threads, which is nothing to tell the
+            # application. The next record tries again; what waits until the end is counted as lost.
+            self._thread = None
+            self._unstarted.append(name)
 
     def _drop(self) -> bool:
         """Gives up the oldest that waits; False if nothing does."""

@@ -19,7 +19,6 @@ from opentelemetry._logs._internal import ProxyLoggerProvider
 from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 from opentelemetry.metrics._internal import _ProxyMeterProvider
 from opentelemetry.sdk import _logs as sdk_logs
-from opentelemetry.sdk import metrics as sdk_metrics
 from opentelemetry.sdk import trace as sdk_trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor
@@ -28,6 +27,7 @@ from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider, TracerP
 
 from llamatelemetry.otel.exporters import Exporters
 from llamatelemetry.otel.ids import OwnIdGenerator
+from llamatelemetry.otel.meter_provider import OwnMeterProvider
 from llamatelemetry.otel.standing import StandingLoggerProvider, StandingTracerProvider
 from llamatelemetry.otel.standing_metrics import StandingMeterProvider
 
@@ -122,7 +122,7 @@ def build_providers(
             tracer_provider.add_span_processor(span_processor)
     meter_provider = adopted.meter_provider
     if meter_provider is None:
-        meter_provider = sdk_metrics.MeterProvider(exporters.metric_readers, resource, shutdown_on_exit=False)
+        meter_provider = OwnMeterProvider(exporters.metric_readers, resource, shutdown_on_exit=False)
     logger_provider = adopted.logger_provider
     if logger_provider is None:
         logger_provider = sdk_logs.LoggerProvider(resource, shutdown_on_exit=False)
