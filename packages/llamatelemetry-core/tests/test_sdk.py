@@ -206,6 +206,14 @@ def test_between_shutdown_and_init_nothing_is_recorded_and_nothing_fails() -> No
     assert lt.shutdown() == ShutdownReport()
 
 
+def test_whoever_waits_for_ever_waits_until_it_is_done(tmp_path: Path) -> None:
+    lt.init(telemetry_dir=tmp_path / "data", metric_interval_s=float("inf"))
+    infer()
+    assert lt.flush(float("inf"))
+    assert lines(tmp_path / "data", "metrics")
+    assert lt.shutdown(float("inf")).complete
+
+
 def test_disabled_does_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     threads = threading.active_count()

@@ -88,7 +88,8 @@ class Settings:
         capture_content: Whether prompts and answers are exported, and where.
         redaction: What replaces a secret found in exported text.
         redact_patterns: More regular expressions whose matches are secrets.
-        redact_keys: More attribute keys whose whole value is a secret.
+        redact_keys: Keys, in any case, whose whole value is a secret: of attributes of our spans and events, and
+            of fields inside prompts, answers, tools' arguments and parameters of pipelines.
         plugins: Plugins that may load; None allows all.
         disabled_plugins: Plugins that may not.
         gpu: Whether GPUs are measured, where there are any.

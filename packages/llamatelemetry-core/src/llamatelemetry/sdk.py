@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.config import (
     CaptureContent,
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from llamatelemetry.inference.engine import InferenceEngine
 
 _logger = logging.getLogger(__name__)
+_LONGEST_WAIT_S: Final = 86_400.0
+"""Of a wait without an end, which no thread can be told to make."""
 _lock = threading.RLock()
 _telemetry: Telemetry | None = None
 
@@ -199,7 +201,7 @@ def flush(timeout_s: float = 10.0) -> bool:
         Whether all of it arrived; True if telemetry was not started.
     """
     telemetry = _telemetry
-    return telemetry is None or telemetry.flush(timeout_s)
+    return telemetry is None or telemetry.flush(min(timeout_s, _LONGEST_WAIT_S))
 
 
 def shutdown(timeout_s: float | None = None) -> ShutdownReport:
@@ -218,7 +220,9 @@ def shutdown(timeout_s: float | None = None) -> ShutdownReport:
         telemetry, _telemetry = _telemetry, None
         if telemetry is None:
             return ShutdownReport()
-        return telemetry.shutdown(telemetry.settings.shutdown_timeout_s if timeout_s is None else timeout_s)
+        if timeout_s is None:
+            timeout_s = telemetry.settings.shutdown_timeout_s
+        return telemetry.shutdown(min(timeout_s, _LONGEST_WAIT_S))
 
 
 def instrument_llamacpp(server_url: str) -> InferenceEngine:

@@ -32,10 +32,11 @@ from llamatelemetry.inference.observation import Observation, Told
 from llamatelemetry.inference.record import FinishedRecord, KVHold, Opening
 from llamatelemetry.inference.sink import install_sink
 from llamatelemetry.otel.recorder import OUTER_INFERENCE_KEY, Recorder, inside_inference
+from llamatelemetry.otel.redaction import Redactor
 from llamatelemetry.testing.semconv import assert_valid_metrics, assert_valid_spans
 
 
-class StarRedactor:
+class StarRedactor(Redactor):
     def text(self, text: str) -> str:
         return text.replace("secret", "***")
 
@@ -58,7 +59,7 @@ class Bench:
             meter=self.meters.get_meter("t"),
             logger=self.loggers.get_logger("t"),
             settings=self.settings,
-            redactor=StarRedactor(),
+            redactor=StarRedactor(keys=self.settings.redact_keys),
             enrichers=enrichers,
         )
         install_sink(self.recorder)
@@ -324,6 +325,84 @@ def test_each_place_for_content_is_its_own_choice(
     ask()
     assert ("gen_ai.input.messages" in (bench.inference().attributes or {})) == on_span
     assert len(bench.logs.get_finished_logs()) == events
+
+
+def test_a_secret_that_a_caller_is_told_apart_by_is_taken_out_too(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    ask(InferenceRequest(prompt="hi", max_tokens=4, tenant="secret-1", conversation_id="secret-2", stop=["secret-3"]))
+    attributes = bench.inference().attributes or {}
+    assert attributes["llamatelemetry.request.tenant"] == "***-1"
+    assert attributes["gen_ai.conversation.id"] == "***-2"
+    assert attributes["gen_ai.request.stop_sequences"] == ("***-3",)
+    assert "secret" not in str(attributes)
+
+
+def test_what_a_denied_key_holds_is_on_no_span_and_no_event_wherever_it_stands(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench = make_bench(
+        capture_content="SPAN_AND_EVENT",
+        redact_keys=("llamatelemetry.request.tenant", "gen_ai.request.model", "password"),
+        enrichers=[Enriching({"password": "enriched"})],
+    )
+    call = {"function": {"name": "login", "arguments": '{"user": "ada", "password": ["hunter2"]}'}}
+    tool = {"type": "function", "function": {"name": "login", "parameters": {"password": {"default": "hunter2"}}}}
+    asked = [{"role": "assistant", "content": None, "tool_calls": [call]}]
+    ask(InferenceRequest(messages=asked, tools=[tool], max_tokens=4, tenant="hunter2"))
+    attributes = bench.inference().attributes or {}
+    assert attributes["llamatelemetry.request.tenant"] == "[redacted:denied]"
+    assert attributes["gen_ai.request.model"] == "[redacted:denied]"
+    assert attributes["password"] == "[redacted:denied]"
+    [given] = json.loads(str(attributes["gen_ai.input.messages"]))
+    assert json.loads(given["parts"][0]["arguments"]) == {"user": "ada", "password": "[redacted:denied]"}
+    [log] = bench.logs.get_finished_logs()
+    for exported in (attributes, log.log_record.attributes):
+        assert "hunter2" not in str(exported)
+
+
+class Named:
+    """What JSON has no form for, and is told as text."""
+
+    def __str__(self) -> str:
+        return "a secret object"
+
+
+def test_what_is_told_as_text_is_redacted_as_text(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(capture_content="SPAN_ONLY")
+    tool = {"type": "function", "function": {"name": "f", "a secret key": 1, "default": Named()}}
+    ask(InferenceRequest(messages=[{"role": "user", "content": ["in", "pieces"]}], tools=[tool], max_tokens=4))
+    attributes = bench.inference().attributes or {}
+    assert json.loads(str(attributes["gen_ai.tool.definitions"])) == [
+        {"type": "function", "function": {"name": "f", "a *** key": 1, "default": "a *** object"}}
+    ]
+    [given] = json.loads(str(attributes["gen_ai.input.messages"]))
+    assert [part["content"] for part in given["parts"]] == ["in", "pieces"]
+
+
+def test_messages_that_cannot_be_told_cost_the_messages_and_nothing_else(
+    make_bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = make_bench(capture_content="SPAN_AND_EVENT")
+    ask(InferenceRequest(messages=[{"role": "assistant", "content": "x", "tool_calls": ["no call"]}], max_tokens=4))
+    attributes = bench.inference().attributes or {}
+    assert "gen_ai.input.messages" not in attributes
+    assert attributes["gen_ai.usage.output_tokens"] == 4
+    assert {"queue", "prefill", "decode"} < set(bench.finished())
+    assert bench.points()["gen_ai.client.operation.duration"]
+    assert "content_of fails" in caplog.text
+
+
+class Enriching:
+    """Adds the same attributes to every span."""
+
+    def __init__(self, attributes: dict[str, Any]) -> None:
+        self._attributes = attributes
+
+    def on_start(self, opening: Opening) -> None:
+        pass
+
+    def on_finish(self, record: FinishedRecord) -> dict[str, Any]:
+        return self._attributes
 
 
 class ByHand:

@@ -14,6 +14,13 @@ from llamatelemetry.otel.redaction import Redactor, redactor_for
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
 KEY_BLOCK = "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEA\n-----END RSA PRIVATE KEY-----"
+ENCRYPTED_BLOCK = KEY_BLOCK.replace(
+    "KEY-----\nMII", "KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,0A\n\nMII"
+)
+PGP_BLOCK = (
+    "-----BEGIN PGP PRIVATE KEY BLOCK-----\nVersion: GnuPG v2 (GNU/Linux)\n\nlQOYBF=\n=ab\n"
+    "-----END PGP PRIVATE KEY BLOCK-----"
+)
 SECRETS = {
     "sk-proj-abcdefghijklmnopqrstuvwx_12": "api_key",
     "sk-ant-api03-abcdefghijklmnopqrst": "api_key",
@@ -28,6 +35,9 @@ SECRETS = {
     "Bearer abcdefghijklmnop.qrst==": "bearer_token",
     JWT: "jwt",
     KEY_BLOCK: "private_key",
+    KEY_BLOCK.replace("\n", "\\n"): "private_key",  # As a service account's file has it, in JSON.
+    ENCRYPTED_BLOCK: "private_key",
+    PGP_BLOCK: "private_key",
     "ada.lovelace+x@sub.example.co.uk": "email",
     "4111 1111 1111 1111": "card",
     "5500-0000-0000-0004": "card",
@@ -100,6 +110,12 @@ def test_denied_keys_hide_whole_values_at_any_depth_and_in_any_case() -> None:
     assert redactor.value("PASSWORD", 12) == "[redacted:denied]"
 
 
+def test_a_key_that_was_cut_off_is_taken_out_as_far_as_it_goes() -> None:
+    cut = KEY_BLOCK.partition("-----END")[0]
+    assert Redactor().text(f"{cut}, and so on") == "[redacted:private_key], and so on"
+    assert Redactor().text(cut.replace("\n", "\\n") + '", "id": 1') == '[redacted:private_key]", "id": 1'
+
+
 def test_values_keep_their_types() -> None:
     redactor = Redactor()
     assert redactor.value("k", ("a@example.com", 1, 2.5, None, True)) == ("[redacted:email]", 1, 2.5, None, True)
@@ -107,7 +123,23 @@ def test_values_keep_their_types() -> None:
 
 
 pieces = st.sampled_from(
-    ["sk-", "eyJ", ".", "@", "-", "a", "1", " ", "=", "Bearer ", "aws", "secret", "-----BEGIN ", "PRIVATE KEY-----"]
+    [
+        "sk-",
+        "eyJ",
+        ".",
+        "@",
+        "-",
+        "a",
+        "1",
+        " ",
+        "=",
+        "Bearer ",
+        "aws",
+        "secret",
+        "-----BEGIN ",
+        "-----END ",
+        "PRIVATE KEY-----",
+    ]
 )
 
 

@@ -82,7 +82,8 @@ class Courier(Generic[_T]):
         self._signal: Signal = signal
         self._exporter = exporter
         self._renew = renew
-        self._delay_s = delay_s
+        # Longer than this no thread can wait: whoever says infinity means only when asked to.
+        self._delay_s = min(delay_s, threading.TIMEOUT_MAX)
         self._queue_size = queue_size
         self._batch_size = min(batch_size, queue_size)
         self._collect = collect

@@ -15,10 +15,27 @@ from llamatelemetry.inference.record import FinishedRecord
 
 
 class TextRedactor(Protocol):
-    """Takes secrets out of a text."""
+    """Takes secrets out of text, and what denied keys hold out of everything."""
 
     def text(self, text: str, /) -> str:
         """The text without its secrets."""
+        ...
+
+    def value(self, key: str, value: Any) -> Any:
+        """The value of a key without its secrets."""
+        ...
+
+    def denies(self, key: str) -> bool:
+        """Whether the whole value of a key is a secret."""
+        ...
+
+    @property
+    def denies_any(self) -> bool:
+        """Whether there is such a key at all."""
+        ...
+
+    def attributes(self, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The attributes, with a stand-in for each value whose key is denied."""
         ...
 
 
@@ -74,7 +91,9 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
     return {"role": message["role"], "parts": parts}
 
 
-def _part(part: Mapping[str, Any]) -> dict[str, Any]:
+def _part(part: Mapping[str, Any] | str) -> dict[str, Any]:
+    if isinstance(part, str):
+        return _text("text", part)
     if part.get("type") == "text":
         return _text("text", str(part.get("text", "")))
     # Images and sound are named and not carried: a span is no place for megabytes.
@@ -106,14 +125,30 @@ def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _dump(value: object, redactor: TextRedactor) -> str:
-    return json.dumps(_redacted(value, redactor), ensure_ascii=False, default=str)
+    return json.dumps(_redacted(value, redactor), ensure_ascii=False)
 
 
-def _redacted(value: object, redactor: TextRedactor) -> object:
-    if isinstance(value, str):
-        return redactor.text(value)
+def _redacted(value: object, redactor: TextRedactor, key: str = "") -> object:
+    if redactor.denies(key):
+        return redactor.value(key, value)
     if isinstance(value, Mapping):
-        return {key: _redacted(item, redactor) for key, item in value.items()}
+        return {redactor.text(str(name)): _redacted(item, redactor, str(name)) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_redacted(item, redactor) for item in value]
-    return value
+        return [_redacted(item, redactor, key) for item in value]
+    if value is None or isinstance(value, bool | float):
+        return value
+    text = str(value)
+    if key == "arguments" and redactor.denies_any:
+        return _redacted_json(text, redactor)
+    clean = redactor.text(text)
+    # A number is text here too: a card's is one.
+    return value if isinstance(value, int) and clean == text else clean
+
+
+def _redacted_json(text: str, redactor: TextRedactor) -> str:
+    """A tool's arguments, which are an object in JSON: what denied keys hold is inside the text."""
+    try:
+        arguments = json.loads(text)
+    except ValueError:
+        return redactor.text(text)
+    return _dump(arguments, redactor)

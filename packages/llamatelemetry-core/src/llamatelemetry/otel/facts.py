@@ -15,7 +15,7 @@ def facts_of(record: FinishedRecord, redactor: TextRedactor, content: Content | 
 
     Args:
         record: The finished record.
-        redactor: Takes secrets out of the error's message.
+        redactor: Takes secrets out of the error's message and of what callers name themselves by.
         content: Prompt and answer, if they are to be exported.
     """
     opening = record.opening
@@ -43,12 +43,12 @@ def facts_of(record: FinishedRecord, redactor: TextRedactor, content: Content | 
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         seed=request.seed,
-        stop_sequences=tuple(request.stop) or None,
+        stop_sequences=tuple(map(redactor.text, request.stop)) or None,
         frequency_penalty=sampling.frequency_penalty,
         presence_penalty=sampling.presence_penalty,
         choices=None if request.n == 1 else request.n,
         embedding_dimensions=len(record.embeddings[0]) if record.embeddings else None,
-        conversation_id=request.conversation_id,
+        conversation_id=_clean(request.conversation_id, redactor),
         output_type=_output_type(request),
         response_id=record.response_id,
         response_model=record.response_model,
@@ -65,7 +65,7 @@ def facts_of(record: FinishedRecord, redactor: TextRedactor, content: Content | 
         error_type=None if failure is None else _error_type(failure),
         error_message=None if failure is None else redactor.text(str(failure)),
         request_id=request.request_id,
-        tenant=request.tenant,
+        tenant=_clean(request.tenant, redactor),
         priority=request.priority,
         queue_duration_s=queued,
         queue_depth=opening.queue_depth,
@@ -160,6 +160,11 @@ def attempts_of(record: FinishedRecord) -> tuple[tuple[AttemptFacts, int], ...]:
 def failure_of(record: FinishedRecord) -> BaseException | None:
     """The record's error, unless the caller wanted it to end: a cancel is not a failure."""
     return None if isinstance(record.error, RequestCancelledError) else record.error
+
+
+def _clean(text: str | None, redactor: TextRedactor) -> str | None:
+    # A key or an address is what many applications tell their users apart by.
+    return None if text is None else redactor.text(text)
 
 
 def _last_phase(record: FinishedRecord) -> PhaseName:

@@ -26,6 +26,7 @@ from llamatelemetry.inference.record import FinishedRecord, Opening
 from llamatelemetry.inference.sink import AttributeValue, RequestTrace, SpanEnricher
 from llamatelemetry.otel.content import Content, TextRedactor, content_of
 from llamatelemetry.otel.facts import attempts_of, facts_of, failure_of, phases_of
+from llamatelemetry.otel.guard import quietly
 from llamatelemetry.otel.handover import Handover, LateRecord
 from llamatelemetry.otel.instruments import Instruments
 from llamatelemetry.otel.nesting import OUTER_INFERENCE_KEY, inside_inference, mark_inside
@@ -78,6 +79,7 @@ class Recorder:
         self._content_on_span = settings.capture_content in {"SPAN_ONLY", "SPAN_AND_EVENT"}
         self._content_in_event = settings.capture_content in {"EVENT_ONLY", "SPAN_AND_EVENT"}
         self._redactor = redactor
+        self._content_of = quietly(content_of)
         self._enrichers = [_GuardedEnricher(enricher) for enricher in enrichers]
         self._instruments = Instruments(meter, self._profiles)
         self._handover = Handover(self._record, self._instruments.dropped, max_waiting)
@@ -114,7 +116,7 @@ class Recorder:
             context=context,
             kind=SpanKind.INTERNAL if model.in_process else SpanKind.CLIENT,
             links=links,
-            attributes=attributes,
+            attributes=self._redactor.attributes(attributes),
             start_time=opening.submitted_ns,
         )
         for enricher in self._enrichers:
@@ -133,7 +135,7 @@ class Recorder:
             recording = span.is_recording()
             content = None
             if recording and (self._content_on_span or self._content_in_event):
-                content = content_of(record, self._redactor)
+                content = self._content_of(record, self._redactor)
             facts = facts_of(record, self._redactor, content if self._content_on_span else None)
             if recording:
                 self._describe(span, record, facts, context)
@@ -149,17 +151,18 @@ class Recorder:
         attributes: dict[str, Any] = dict(attributes_for(facts, self._profiles))
         for enricher in self._enrichers:
             attributes.update(enricher.on_finish(record))
-        span.set_attributes(attributes)
+        clean = self._redactor.attributes
+        span.set_attributes(clean(attributes))
         failure = failure_of(record)
         if failure is not None:
             span.set_status(Status(StatusCode.ERROR, facts.error_message))
         for attempt, failed_ns in attempts_of(record):
-            span.add_event(ATTEMPT_FAILED_EVENT, attempt_attributes(attempt), failed_ns)
+            span.add_event(ATTEMPT_FAILED_EVENT, clean(attempt_attributes(attempt)), failed_ns)
         for phase, start_ns, end_ns in phases_of(record):
             child = self._tracer.start_span(
                 phase.name,
                 context=context,
-                attributes=phase_attributes(phase, self._profiles),
+                attributes=clean(phase_attributes(phase, self._profiles)),
                 start_time=start_ns,
             )
             child.end(end_time=end_ns)
@@ -171,7 +174,7 @@ class Recorder:
             context=context,
             severity_number=SeverityNumber.INFO,
             event_name=INFERENCE_DETAILS_EVENT,
-            attributes=dict(attributes_for(facts, self._profiles)),
+            attributes=dict(self._redactor.attributes(attributes_for(facts, self._profiles))),
         )
 
 

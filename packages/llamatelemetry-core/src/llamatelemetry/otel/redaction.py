@@ -20,7 +20,11 @@ _WORD: Final = "(?<![A-Za-z0-9])"
 PATTERNS: Final[tuple[tuple[str, str], ...]] = (
     (
         "private_key",
-        r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[A-Za-z0-9+/=\s]*+(?:-----END [A-Z ]{0,40}PRIVATE KEY-----)?",
+        # A whole block, whatever is in it: headers, line ends as JSON has them. Else as much as looks like one.
+        (
+            r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
+            r"(?:(?:[^-]|-(?!----))*+-----END [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----|[A-Za-z0-9+/=\s\\]*+)"
+        ),
     ),
     # header.payload.signature; each part base64url, the first two JSON objects.
     ("jwt", r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{6,}+\.eyJ[A-Za-z0-9_-]{4,}+\.[A-Za-z0-9_-]{6,}+"),
@@ -66,7 +70,7 @@ class Redactor:
         self._mode = mode
         self._patterns = [(kind, re.compile(pattern)) for kind, pattern in PATTERNS]
         self._patterns += [("custom", _compiled(pattern)) for pattern in patterns]
-        self._keys = frozenset(key.lower() for key in keys)
+        self._keys = frozenset(() if mode == "off" else (key.lower() for key in keys))
 
     def text(self, text: str, /) -> str:
         """The text without its secrets."""
@@ -75,6 +79,24 @@ class Redactor:
         for kind, pattern in self._patterns:
             text = pattern.sub(self._replacing(kind), text)
         return _DIGITS.sub(self._replace_cards, text)
+
+    def denies(self, key: str) -> bool:
+        """Whether the whole value of a key is a secret."""
+        return key.lower() in self._keys
+
+    @property
+    def denies_any(self) -> bool:
+        """Whether there is such a key at all."""
+        return bool(self._keys)
+
+    def attributes(self, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The attributes, with a stand-in for each value whose key is denied; their text is left as it is."""
+        if self._keys.isdisjoint(map(str.lower, attributes) if self._keys else ()):
+            return attributes
+        return {
+            key: self._stand_in("denied", str(value)) if self.denies(key) else value
+            for key, value in attributes.items()
+        }
 
     def value(self, key: str, value: Any) -> Any:
         """The value of an attribute, or of a field inside one, without its secrets.
@@ -85,7 +107,7 @@ class Redactor:
         """
         if self._mode == "off":
             return value
-        if key.lower() in self._keys:
+        if self.denies(key):
             return self._stand_in("denied", str(value))
         if isinstance(value, str):
             return self.text(value)
