@@ -96,8 +96,12 @@ def test_what_was_deployed_before_has_to_be_the_same(model: Path) -> None:
 
 
 def test_a_signature_that_is_wanted_and_not_there_is_refused(model: Path, tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    with pytest.raises(SignatureError, match=r"key\.pem: cannot be read"):
+        prove(find_artifact(model), public_key=key)
+    key.touch()
     with pytest.raises(SignatureError, match="there is no signature"):
-        prove(find_artifact(model), public_key=tmp_path / "key.pem")
+        prove(find_artifact(model), public_key=key)
 
 
 def test_what_a_keys_owner_signed_is_told_apart_and_another_key_is_refused(model: Path, tmp_path: Path) -> None:
