@@ -25,6 +25,22 @@ def test_a_single_stop_string_is_one_stop_and_not_its_letters() -> None:
     assert InferenceRequest(prompt="a", stop="END").stop == ("END",)
 
 
+def test_a_request_asks_the_same_whatever_becomes_of_the_lists_it_was_made_from() -> None:
+    messages = [{"role": "user", "content": "Hi"}]
+    tools, stop, texts = [{"type": "function"}], ["END"], ["a"]
+    chat = InferenceRequest(messages=messages, tools=tools, stop=stop)
+    embeddings = InferenceRequest(input=texts)
+    messages[0]["content"] = "Bye"
+    for given in (messages, tools, stop, texts):
+        given.clear()
+    assert chat.messages == ({"role": "user", "content": "Hi"},)
+    assert (chat.tools, chat.stop, embeddings.input) == (({"type": "function"},), ("END",), ("a",))
+
+
+def test_texts_that_can_be_read_only_once_are_not_lost() -> None:
+    assert InferenceRequest(input=(text for text in ("a", "b"))).input == ("a", "b")  # type: ignore[arg-type]
+
+
 def test_requests_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         InferenceRequest(prompt="a").prompt = "b"  # type: ignore[misc]  # that is what the test is about
@@ -38,6 +54,8 @@ def test_requests_cannot_be_changed() -> None:
         ("prompt", {"prompt": 3}),
         ("input", {"input": "text"}),
         ("input", {"input": []}),
+        ("input", {"input": 3}),
+        ("input", {"input": [3]}),
         ("messages", {"messages": []}),
         ("messages", {"messages": "Hi"}),
         ("messages[1]", {"messages": [{"role": "user", "content": "a"}, {"content": "b"}]}),

@@ -72,10 +72,27 @@ def test_what_a_template_adds_is_learnt_from_reported_counts() -> None:
     tokenizer = PromptTokenizer(WordTokenizer())
     request = chat("one two three")
     content = 5 + 3
+    tokenizer.prompt_of(request)
     for _ in range(40):
         tokenizer.learn(request, reported=content + 2 * 11)
     assert tokenizer.prompt_of(request).count == content + 2 * 11
     assert tokenizer.prompt_of(InferenceRequest(prompt="one two three")).count == 4
+
+
+def test_learning_asks_no_tokenizer_an_answer_would_wait_for_it() -> None:
+    words = WordTokenizer()
+    tokenizer = PromptTokenizer(words)
+    tokenizer.learn(chat("one two three"), reported=100)
+    assert not words.asked
+    assert tokenizer.prompt_of(chat("one two three")).count == 5 + 3 + 2 * 5
+
+
+def test_messages_that_are_no_json_are_for_the_backend_to_refuse() -> None:
+    endless: dict[str, object] = {"role": "user", "content": "hello"}
+    endless["name"] = endless
+    for message in ({"role": "user", "content": "hello", 1: "a", "b": "c"}, endless):
+        prompt = PromptTokenizer(WordTokenizer()).prompt_of(InferenceRequest(messages=[message]))
+        assert (prompt.tokens, prompt.count) == (None, 1)
 
 
 def test_without_a_tokenizer_or_when_it_fails_nothing_is_claimed() -> None:

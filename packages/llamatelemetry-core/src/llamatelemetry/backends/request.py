@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -41,9 +41,11 @@ def _check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
             )
 
 
-def _check_input(texts: Sequence[str]) -> None:
-    if isinstance(texts, str | bytes) or not texts or not all(isinstance(text, str) for text in texts):
-        raise InvalidRequestError("input", texts, 'give a list of texts such as ["a", "b"]')
+def _texts_of(given: Iterable[str]) -> tuple[str, ...]:
+    texts = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str | bytes) else ()
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise InvalidRequestError("input", given, 'give a list of texts such as ["a", "b"]')
+    return texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,9 @@ class SamplingParams:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceRequest:
     """One question to a model. Give one of ``prompt``, ``messages`` and ``input``.
+
+    Messages, input, tools and stop are copied when it is made: it asks the same, however long it waits,
+    whatever becomes of the lists it was made from.
 
     Attributes:
         prompt: Raw text to continue.
@@ -140,12 +145,17 @@ class InferenceRequest:
             raise InvalidRequestError("prompt", self.prompt, "give text")
         if self.messages is not None:
             _check_messages(self.messages)
+            object.__setattr__(self, "messages", tuple(dict(message) for message in self.messages))
         if self.input is not None:
-            _check_input(self.input)
+            object.__setattr__(self, "input", _texts_of(self.input))
+        if self.tools is not None:
+            object.__setattr__(self, "tools", tuple(self.tools))
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         elif not all(isinstance(item, str) for item in self.stop):
             raise InvalidRequestError("stop", self.stop, "give a string or a sequence of strings")
+        else:
+            object.__setattr__(self, "stop", tuple(self.stop))
         _check_range("max_tokens", self.max_tokens, 1, math.inf)
         _check_range("n", self.n, 1, math.inf)
         _check_range("logprobs", self.logprobs, 0, math.inf)

@@ -43,6 +43,9 @@ class Prompt:
     count: int
 
 
+_UNKNOWN: Final = Prompt(tokens=None, content=0, count=1)
+
+
 class PromptTokenizer:
     """Tokenizes requests piece by piece, each text once. Thread-safe.
 
@@ -61,30 +64,37 @@ class PromptTokenizer:
 
     def prompt_of(self, request: InferenceRequest) -> Prompt:
         """Tokens of a request's prompt and how many there should be."""
+        return self._prompt(request, self._tokens_of)
+
+    def _prompt(self, request: InferenceRequest, tokens_of: Callable[[str], PackedTokens | None]) -> Prompt:
         packed: list[bytes] = []
         pieces = 0
-        for marker, text in _pieces(request):
-            tokens = self._tokens_of(text)
-            if tokens is None:
-                return Prompt(tokens=None, content=0, count=1)
-            packed += [marker, tokens]
-            pieces += 1
+        try:
+            for marker, text in _pieces(request):
+                tokens = tokens_of(text)
+                if tokens is None:
+                    return _UNKNOWN
+                packed += [marker, tokens]
+                pieces += 1
+        except (TypeError, ValueError, RecursionError):
+            # What is no JSON is for the backend to refuse.
+            return _UNKNOWN
         joined = PackedTokens(b"".join(packed))
         content = count_tokens(joined) - pieces
         count = max(1, content + round(self._overhead_of(request, pieces)))
         return Prompt(tokens=joined, content=content, count=count)
 
     def learn(self, request: InferenceRequest, reported: int) -> None:
-        """Takes from a backend's count how much its template adds to a message.
+        """Takes from a backend's count how much its template adds to a message. The backend is asked nothing.
 
         Args:
-            request: A request that ran; its texts are known from before.
+            request: A request that ran; nothing is learnt from it once its texts are forgotten.
             reported: Its prompt tokens, as the backend counted them.
         """
         if request.messages is None or request.tools:
             return
         pieces = len(request.messages)
-        prompt = self.prompt_of(request)
+        prompt = self._prompt(request, self._known_tokens_of)
         if prompt.tokens is None:
             return
         with self._lock:
@@ -93,12 +103,17 @@ class PromptTokenizer:
     def _overhead_of(self, request: InferenceRequest, pieces: int) -> float:
         return 1.0 if request.messages is None else self._overhead * pieces
 
-    def _tokens_of(self, text: str) -> PackedTokens | None:
+    def _known_tokens_of(self, text: str) -> PackedTokens | None:
         with self._lock:
             known = self._texts.get(text)
             if known is not None:
                 self._texts.move_to_end(text)
-                return known
+            return known
+
+    def _tokens_of(self, text: str) -> PackedTokens | None:
+        known = self._known_tokens_of(text)
+        if known is not None:
+            return known
         try:
             ids = self._tokenize(text) if text else ()
             tokens = None if ids is None else pack_tokens(ids)
