@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,9 @@ from llamatelemetry.errors import (
     RequestCancelledError,
     StreamInterruptedError,
 )
+from llamatelemetry.inference import live
 from llamatelemetry.inference.engine import InferenceEngine
+from llamatelemetry.inference.stream import InferenceStream
 from llamatelemetry.testing.emitted import spans_from_otlp_json
 
 SLOW = EchoScript(tokens=["tick "] * 10_000, per_token_s=0.01)
@@ -144,6 +147,24 @@ def test_an_untyped_failure_of_a_backend_becomes_one_typed_error_with_its_cause(
         assert isinstance(caught.value.__cause__, ZeroDivisionError)
         with pytest.raises(BackendError):
             engine.generate(InferenceRequest(prompt="x"))
+
+
+class Panic(BaseException):
+    """As Rust's panics come through PyO3, which tokenizers are made with: no Exception."""
+
+
+def test_a_panic_in_a_backend_ends_its_own_request_and_the_slot_goes_on(sink) -> None:
+    class Panicking(EchoBackend):
+        def stream(self, request: InferenceRequest, placement: Placement) -> Iterator[TokenDelta | StreamEnd]:
+            if request.prompt == "panic":
+                raise Panic("called unwrap() on a None value")
+            yield from super().stream(request, placement)
+
+    with InferenceEngine(Panicking(slots=1)) as engine:
+        with pytest.raises(BackendError, match="Panic: called"):
+            engine.submit(InferenceRequest(prompt="panic")).result(10)
+        assert engine.submit(InferenceRequest(prompt="go on")).result(10).text == "go on"
+    assert [record.finish_reason for record in sink.records] == ["error", "stop"]
 
 
 def test_a_stream_that_just_stops_is_an_interruption_and_not_an_answer() -> None:
@@ -287,6 +308,49 @@ def test_a_backend_that_does_not_start_is_closed_and_its_error_is_kept() -> None
     assert backend.closed
 
 
+class ClosingBackend(EchoBackend):
+    """Tells whether it was closed, and may fail to be."""
+
+    def __init__(self, script: EchoScript | None = None, *, model: str = "echo", fails: bool = False) -> None:
+        super().__init__(script, model=model)
+        self.closed = False
+        self._fails = fails
+
+    def close(self) -> None:
+        self.closed = True
+        super().close()
+        if self._fails:
+            raise RuntimeError("it will not go")
+
+
+def test_backends_that_make_no_engine_together_are_closed() -> None:
+    backends = [ClosingBackend(model="a"), ClosingBackend(model="b")]
+    with pytest.raises(ConfigurationError, match="one model"):
+        InferenceEngine(backends)
+    assert [backend.closed for backend in backends] == [True, True]
+
+
+def test_a_backend_that_fails_to_close_keeps_none_of_the_others_open(monkeypatch) -> None:
+    monkeypatch.setattr(live, "_engines", weakref.WeakSet())  # other tests' engines are theirs to close
+    backends = [ClosingBackend(fails=True), ClosingBackend()]
+    engine, other = InferenceEngine(backends), ClosingBackend()
+    InferenceEngine(other)
+    with pytest.raises(RuntimeError, match="will not go"):
+        live.close_all()
+    assert [backend.closed for backend in (*backends, other)] == [True, True, True]
+    with pytest.raises(EngineClosedError):
+        engine.submit(InferenceRequest(prompt="x"))
+    assert not live.stats()
+
+
+def test_an_answer_may_close_the_engine_that_it_came_from(eventually, caplog) -> None:
+    backend = ClosingBackend(EchoScript(tokens=["a"], prefill_s=0.05))
+    engine = InferenceEngine(backend)
+    engine.submit(InferenceRequest(prompt="x")).add_done_callback(lambda _: engine.close())
+    assert eventually(lambda: backend.closed)
+    assert not caplog.records
+
+
 def test_options_that_fit_nothing_are_named() -> None:
     with pytest.raises(ConfigurationError, match="options"):
         InferenceEngine(EchoBackend(), slots=2)
@@ -371,6 +435,49 @@ def test_ctrl_c_ends_a_running_request_and_leaves_no_thread_waiting() -> None:
         assert process.wait(30) == 0
 
 
+def interrupt_soon() -> None:
+    """Ctrl-C for this process, a moment after its main thread has begun to wait."""
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+
+@pytest.mark.parametrize("wait", [next, InferenceStream.result], ids=["delta", "result"])
+def test_ctrl_c_while_a_stream_is_waited_for_frees_its_slot_though_the_stream_is_kept(wait, gated, sink) -> None:
+    backend = gated()
+    with InferenceEngine(backend) as engine:
+        stream = engine.stream(InferenceRequest(prompt="x"))
+        interrupt_soon()
+        with pytest.raises(KeyboardInterrupt):
+            wait(stream)
+        backend.gate.set()
+        with pytest.raises(RequestCancelledError):
+            stream.result(10)
+    assert [record.finish_reason for record in sink.records] == ["cancelled"]
+
+
+def test_ctrl_c_while_the_engine_drains_cancels_the_rest_and_closes_the_backend(sink) -> None:
+    backend = ClosingBackend(SLOW)
+    engine = InferenceEngine(backend)
+    future = engine.submit(InferenceRequest(prompt="x"))
+    interrupt_soon()
+    with pytest.raises(KeyboardInterrupt):
+        engine.close()
+    assert backend.closed
+    with pytest.raises(EngineClosedError):
+        future.result(10)
+
+
+def test_ctrl_c_while_a_prompt_is_counted_ends_the_record_that_began(sink) -> None:
+    class Interrupted(EchoBackend):
+        def tokenize(self, text: str) -> list[int]:
+            signal.raise_signal(signal.SIGINT)
+            return super().tokenize(text)
+
+    with InferenceEngine(Interrupted()) as engine, pytest.raises(KeyboardInterrupt):
+        engine.submit(InferenceRequest(prompt="x"))
+    assert len(sink.openings) == 1
+    assert [record.finish_reason for record in sink.records] == ["cancelled"]
+
+
 def test_spans_of_requests_cut_off_by_interpreter_exit_are_ended_and_written(tmp_path: Path) -> None:
     run_python(f"""
         import llamatelemetry as lt
@@ -416,14 +523,36 @@ def test_a_timeout_around_an_await_frees_the_slot(sink, eventually) -> None:
             async for _ in engine.astream(InferenceRequest(prompt="x")):
                 pass
 
-        for awaited in (engine.agenerate(InferenceRequest(prompt="x")), read()):
+        kept = engine.astream(InferenceRequest(prompt="x"))
+        for awaited in (engine.agenerate(InferenceRequest(prompt="x")), read(), kept.result()):
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(awaited, 0.1)
+        assert await asyncio.to_thread(eventually, lambda: engine.stats().requests_active == 0)
+        await kept.aclose()
 
     with InferenceEngine(EchoBackend(SLOW, slots=1)) as engine:
         asyncio.run(main(engine))
-        assert eventually(lambda: engine.stats().requests_active == 0)
-    assert [record.finish_reason for record in sink.records] == ["cancelled", "cancelled"]
+    assert [record.finish_reason for record in sink.records] == ["cancelled"] * 3
+
+
+def test_the_result_of_a_stream_that_was_left_does_not_hold_up_the_event_loop(gated) -> None:
+    backend = gated()
+
+    async def main(engine: InferenceEngine) -> None:
+        stream = engine.astream(InferenceRequest(prompt="x"))
+        first = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0.05)
+        await stream.aclose()
+        # The backend lets go only after this, which the loop has to come to.
+        asyncio.get_running_loop().call_later(0.05, backend.gate.set)
+        with pytest.raises(RequestCancelledError):
+            await stream.result()
+        assert backend.gate.is_set()
+        with pytest.raises(RequestCancelledError):
+            await first
+
+    with InferenceEngine(backend) as engine:
+        asyncio.run(main(engine))
 
 
 class RemoteBackend(EchoBackend):

@@ -131,11 +131,18 @@ class Dispatcher:
             self._closing = True
             self._scheduler.drain()
             jobs = list(self._jobs.values())
-        if drain:
-            for job in jobs:
-                job.release_reader()
-            with self._changed:
-                self._changed.wait_for(lambda: not self._jobs, timeout_s)
+        try:
+            if drain:
+                for job in jobs:
+                    job.release_reader()
+                with self._changed:
+                    self._changed.wait_for(lambda: not self._jobs, timeout_s)
+        finally:
+            # Also where Ctrl-C ended the wait: nobody will read what is left.
+            self._end()
+
+    def _end(self) -> None:
+        """Cancels whatever waits or runs, and ends the threads."""
         with self._changed:
             self._ended = True
             waiting = [self._jobs.pop(cancelled.ticket.id) for cancelled in self._scheduler.close()]
@@ -147,7 +154,9 @@ class Dispatcher:
             job.stop(EngineClosedError("the engine was closed while the request ran"))
         limit = time.monotonic() + _CANCEL_GRACE_S
         for thread in (*self._threads, *([self._keeper] if self._keeper else [])):
-            thread.join(max(0.0, limit - time.monotonic()))
+            # Done-callbacks run in slots' threads, and one of them may be what closes the engine.
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, limit - time.monotonic()))
 
     def _now(self) -> float:
         return self._clock.monotonic_ns() * 1e-9
@@ -222,8 +231,9 @@ class Dispatcher:
     def _start_thread(self) -> None:
         name = f"llamatelemetry-slot-{len(self._threads)}"
         thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._threads.append(thread)
+        # First: the system may refuse it, and the next request then tries again.
         thread.start()
+        self._threads.append(thread)
 
     def _start_keeper(self) -> None:
         if self._keeper is None:

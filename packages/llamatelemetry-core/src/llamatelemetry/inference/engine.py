@@ -20,7 +20,7 @@ from typing import Any, Final, Self
 from llamatelemetry.backends.protocol import Backend, CacheReporting, KVState, ModelInfo, StreamEnd
 from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.clock import SYSTEM_CLOCK, Clock
-from llamatelemetry.errors import ConfigurationError, EngineClosedError, NotSupportedError
+from llamatelemetry.errors import ConfigurationError, EngineClosedError, NotSupportedError, RequestCancelledError
 from llamatelemetry.inference import live
 from llamatelemetry.inference.decisions import Ticket
 from llamatelemetry.inference.delivery import DeltaQueue, DeltaSink, LoopDeltas
@@ -88,20 +88,20 @@ class InferenceEngine:
             for each in made:
                 undo.callback(each.close)
             lanes = _open_lanes(made)
+            self._lanes: tuple[Lane, ...] = lanes
+            self.info: ModelInfo = _info_of(lanes)
+            self._prompts = PromptTokenizer(lanes[0].backend.tokenize)
+            self._limit = min((i.context_length for i in _infos(lanes) if i.context_length is not None), default=None)
+            self._scheduling = scheduling or SchedulerConfig()
+            self._dispatcher = Dispatcher(
+                lanes,
+                self._scheduler_of(lanes),
+                retry=retry or RetryPolicy(),
+                clock=clock,
+                kv_estimated=not self._scheduling.shared_pages,
+                learn=self._learn,
+            )
             undo.pop_all()
-        self._lanes: tuple[Lane, ...] = lanes
-        self.info: ModelInfo = _info_of(lanes)
-        self._prompts = PromptTokenizer(lanes[0].backend.tokenize)
-        self._limit = min((i.context_length for i in _infos(lanes) if i.context_length is not None), default=None)
-        self._scheduling = scheduling or SchedulerConfig()
-        self._dispatcher = Dispatcher(
-            lanes,
-            self._scheduler_of(lanes),
-            retry=retry or RetryPolicy(),
-            clock=clock,
-            kv_estimated=not self._scheduling.shared_pages,
-            learn=self._learn,
-        )
         live.add(self)
 
     def submit(self, request: InferenceRequest) -> InferenceFuture:
@@ -202,10 +202,12 @@ class InferenceEngine:
         """
         if self._pid != os.getpid():
             return
-        self._dispatcher.close(drain=drain, timeout_s=timeout_s)
-        for lane in self._lanes:
-            lane.backend.close()
-        live.discard(self)
+        with contextlib.ExitStack() as ends:
+            # Whatever one of them raises, and Ctrl-C while it drains, the others are closed.
+            ends.callback(live.discard, self)
+            for lane in reversed(self._lanes):
+                ends.callback(lane.backend.close)
+            self._dispatcher.close(drain=drain, timeout_s=timeout_s)
 
     def __enter__(self) -> Self:
         return self
@@ -232,7 +234,12 @@ class InferenceEngine:
             clock=self._clock,
         )
         job = Job(recorder, current_sink().begin(recorder.opening), deltas)
-        ticket = self._ticket(request)
+        try:
+            ticket = self._ticket(request)
+        except BaseException:
+            # Ctrl-C, above all, while a backend elsewhere is asked for tokens: the span that began must end.
+            job.settle(None, RequestCancelledError("the request was given up before it was queued"))
+            raise
         recorder.queued(ticket.prompt_tokens)
         self._dispatcher.submit(job, ticket)
         return job.future

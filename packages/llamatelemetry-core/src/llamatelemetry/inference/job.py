@@ -132,7 +132,9 @@ class Job:
         except LlamatelemetryError:
             self._check_wanted()
             raise
-        except Exception as raised:  # a backend may fail in any way; the caller gets one kind of error
+        except BaseException as raised:
+            # A backend may fail in any way: a panic in Rust is no Exception. The caller gets one kind of error,
+            # and this thread, which is the slot's, goes on.
             self._check_wanted()
             raise BackendError(f"the backend failed with {type(raised).__name__}: {raised}") from raised
         if end is None:

@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final, Protocol
@@ -132,11 +133,12 @@ def closed() -> tuple[EngineStats, ...]:
 
 
 def close_all() -> None:
-    """Cancels what runs and closes every engine: the first thing interpreter exit does."""
+    """Cancels what runs and closes every engine, whatever one of them raises: the first thing interpreter exit does."""
     with _lock:
         engines = list(_engines)
-    for engine in engines:
-        engine.close(drain=False)
+    with ExitStack() as ends:
+        for engine in engines:
+            ends.callback(engine.close, drain=False)
 
 
 def _keep(final: EngineStats, counts: tuple[str, ...]) -> None:

@@ -54,7 +54,12 @@ class InferenceStream(Iterator[TokenDelta]):
             raise StopIteration
         if self._pid != os.getpid():
             raise EngineClosedError("a stream does not survive a fork: the answer goes to the parent process")
-        delta = self._get()
+        try:
+            delta = self._get()
+        except BaseException:
+            # Ctrl-C in a notebook: the traceback it keeps would keep this stream, and with it the slot.
+            self.close()
+            raise
         if delta is not None:
             return delta
         self._ended = True
@@ -62,14 +67,18 @@ class InferenceStream(Iterator[TokenDelta]):
         raise StopIteration
 
     def result(self, timeout_s: float | None = None) -> InferenceResult:
-        """The whole answer; waits for it and passes over deltas not yet read.
+        """The whole answer; waits for it and passes over deltas not yet read. An interrupt cancels the request.
 
         Raises:
             LlamatelemetryError: The request failed.
-            TimeoutError: It is not finished within ``timeout_s``.
+            TimeoutError: It is not finished within ``timeout_s``; it goes on.
         """
         self._deltas.let_go()
-        return self._future.result(timeout_s)
+        try:
+            return self._future.result(timeout_s)
+        except KeyboardInterrupt:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Cancels the request if it still runs; idempotent."""
@@ -117,17 +126,21 @@ class AsyncInferenceStream(AsyncIterator[TokenDelta]):
         raise StopAsyncIteration
 
     async def result(self) -> InferenceResult:
-        """The whole answer; waits for it and passes over deltas not yet read.
+        """The whole answer; waits for it and passes over deltas not yet read. Cancelling the task cancels the request.
 
         Raises:
             LlamatelemetryError: The request failed.
         """
-        future = await self._entered()
-        self._deltas.let_go()
-        while not self._ended and await self._deltas.get() is not None:
-            pass
+        try:
+            future = await self._entered()
+            self._deltas.let_go()
+            # Not by the deltas: of a stream that was closed, nobody has read the last one.
+            result = await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            await self.aclose()
+            raise
         self._ended = True
-        return future.result()
+        return result
 
     async def aclose(self) -> None:
         """Cancels the request if it still runs; idempotent."""
