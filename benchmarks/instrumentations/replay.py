@@ -60,7 +60,9 @@ def since(before: Sequence[Point], after: Sequence[Point]) -> list[Point]:
 
 
 def sdk_us(spans: Sequence[ReadableSpan], measured: Sequence[Point]) -> float:
-    """Microseconds of CPU that these spans and measurements take, the median."""
+    """Microseconds of CPU that these spans and measurements take, the median; 0 for none."""
+    if not spans and not measured:
+        return 0.0
     tracer, meter = get_tracer("replay"), get_meter("replay")
     histograms = {point.instrument: meter.create_histogram(f"replay.{point.instrument}") for point in measured}
     roots = [span for span in spans if span.parent is None]
