@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -149,6 +150,27 @@ def test_flush_says_when_something_was_refused() -> None:
         keeper.error = None
         courier.offer(2)
         assert flush_all([courier], soon()), "what was lost before is not held against what came after"
+
+
+def test_an_item_that_comes_while_the_thread_is_made_starts_no_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[threading.Thread] = []
+
+    class Collecting(threading.Thread):
+        """Where garbage is found, a generator that nobody reads any more ends its span; that may be anywhere."""
+
+        def __init__(self, **how: Any) -> None:
+            super().__init__(**how)
+            made.append(self)
+            if len(made) == 1:
+                courier.offer(2)
+
+    keeper = Keeper()
+    with courier_to(keeper) as courier:
+        monkeypatch.setattr(threading, "Thread", Collecting)
+        courier.offer(1)
+        assert flush_all([courier], soon())
+        assert [thread.ident is not None for thread in made] == [False, True]
+    assert keeper.items == [1, 2]
 
 
 def test_closing_sends_what_is_queued_and_ends_the_thread() -> None:

@@ -141,6 +141,35 @@ def test_an_endpoint_that_is_no_url_is_an_error_in_plain_words(tmp_path: Path) -
         replay(tmp_path, "gopher://127.0.0.1")
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "headers", "why"),
+    [
+        ("http://", {}, "No host supplied"),
+        ("http://exa..mple", {}, "label empty or too long"),
+        ("http://127.0.0.1:1", {"x-team": "\u2192"}, "can't encode character"),
+        ("http://127.0.0.1:1", {"x-team": "a\nb"}, "return character"),
+    ],
+)
+def test_what_can_never_be_sent_is_not_tried_again(
+    tmp_path: Path, endpoint: str, headers: dict[str, str], why: str
+) -> None:
+    written(tmp_path, some_spans(1))
+    started = time.monotonic()
+    with pytest.raises(ReplayError, match=why):
+        replay(tmp_path, endpoint, headers=headers)
+    assert time.monotonic() - started < 3
+
+
+def test_a_line_without_an_end_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llamatelemetry.otel.replay.LINE_MAX_BYTES", 1000)
+    (tmp_path / "a.jsonl").write_text(GOOD + "\n" + "[" * 2000)
+    with (
+        OtlpSink() as sink,
+        pytest.raises(ReplayError, match=r"a\.jsonl:2 is longer than 1000 bytes.*Before it: 1 line"),
+    ):
+        replay(tmp_path, sink.endpoint)
+
+
 def test_a_receiver_that_never_answers_takes_no_longer_than_its_timeouts(tmp_path: Path) -> None:
     written(tmp_path, some_spans(1))
     started = time.monotonic()
@@ -162,6 +191,8 @@ GOOD = '{"resourceSpans":[{"scopeSpans":[{"spans":[' + SPAN + "]}]}]}"
         ('{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"xyz"}]}]}]}', "traceId must be 32 hexadecimal digits"),
         ('{"resourceSpans":[{"scopeSpans":[{"spans":[{"spanId":7}]}]}]}', "spanId must be 16 hexadecimal digits"),
         ('{"resourceSpans":[{"scopeSpans":[{"spans":[{"startTimeUnixNano":"soon"}]}]}]}', "startTimeUnixNano"),
+        ('{"resourceSpans":[{"scopeSpans":[{"spans":[{"kind":1e400}]}]}]}', "infinity"),
+        ('{"resourceSpans":["\\ud800"]}', "not an OTLP/JSON export request"),
         ("[" * 100_000, "recursion"),
         ("\udcff", "utf-8"),
     ],

@@ -115,6 +115,25 @@ def test_a_second_request_of_a_kept_trace_is_kept() -> None:
     assert it.kept == ["fast", "slow"]
 
 
+def test_a_span_that_ends_in_the_middle_of_a_step_has_its_turn_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = Filtered()
+    abandoned = it.start("abandoned")
+
+    class Collecting(tail._Trace):
+        """Where garbage is found, a generator that nobody reads any more ends its span; that may be anywhere."""
+
+        def __init__(self, **state: bool) -> None:
+            super().__init__(**state)
+            abandoned.end(2 * SECOND)
+
+    monkeypatch.setattr(tail, "_Trace", Collecting)
+    thread = threading.Thread(target=lambda: it.start("interrupted").end(3 * SECOND), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive(), "it waits for itself"
+    assert it.kept == ["abandoned", "interrupted"]
+
+
 def test_past_the_number_of_traces_the_oldest_is_given_up_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tail, "MAX_TRACES", 2)
     it = Filtered()

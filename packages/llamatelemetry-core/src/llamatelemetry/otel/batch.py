@@ -188,6 +188,8 @@ class Courier(Generic[_T]):
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._run, name=f"llamatelemetry-{self._signal}", daemon=True)
+        if self._thread is not None:
+            return  # By a span that the garbage collector found and ended while the thread was made.
         try:
             self._thread = thread
             thread.start()

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +34,8 @@ RETRYABLE: Final = frozenset({429, 502, 503, 504})
 """https://opentelemetry.io/docs/specs/otlp/#retryable-response-codes"""
 ATTEMPTS: Final = 5
 """Times that one line is tried before the replay gives up."""
+LINE_MAX_BYTES: Final = 256 * 2**20
+"""Of one export request; a receiver takes a tenth of that."""
 _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 30.0
 
@@ -141,7 +144,7 @@ def _files(path: Path) -> list[Path]:
 def _lines(file: Path, summary: ReplaySummary) -> Iterator[tuple[str, bytes]]:
     try:
         with file.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
+            for number, line in enumerate(iter(partial(stream.readline, LINE_MAX_BYTES + 1), b""), 1):
                 if line.strip():
                     yield f"{file}:{number}", line
     except OSError as error:
@@ -149,6 +152,10 @@ def _lines(file: Path, summary: ReplaySummary) -> Iterator[tuple[str, bytes]]:
 
 
 def _parsed(line: bytes, place: str, summary: ReplaySummary) -> tuple[_Kind, Message]:
+    if len(line) > LINE_MAX_BYTES:
+        raise ReplayError(
+            f"{place} is longer than {LINE_MAX_BYTES} bytes, which no export request is. Before it: {summary}"
+        )
     try:
         content = json.loads(line)
         kind = next((kind for kind in _KINDS if isinstance(content, dict) and kind.field in content), None)
@@ -156,7 +163,8 @@ def _parsed(line: bytes, place: str, summary: ReplaySummary) -> tuple[_Kind, Mes
             raise ValueError("it has none of " + ", ".join(kind.field for kind in _KINDS))
         # Unknown fields are newer ones, which the specification says to ignore.
         return kind, json_format.ParseDict(_with_base64_ids(content), kind.request(), ignore_unknown_fields=True)
-    except (ValueError, TypeError, json_format.ParseError, RecursionError) as error:
+    except (ValueError, TypeError, json_format.ParseError, RecursionError, OverflowError, SystemError) as error:
+        # The last is protobuf's word for a lone surrogate where it looks up a name.
         cut = "" if line.endswith(b"\n") else " (it is cut short: its process was killed, or is still writing)"
         raise ReplayError(f"{place} is not an OTLP/JSON export request: {error}{cut}. Before it: {summary}") from error
 
@@ -190,6 +198,9 @@ def _post(session: requests.Session, endpoint: str, kind: _Kind, request: Messag
         pause_s = _FIRST_PAUSE_S * 2**attempt
         try:
             answer = session.post(endpoint + kind.path, data=body, timeout=timeout_s, allow_redirects=False)
+        except ValueError as error:  # A URL or a header that cannot be sent, however often.
+            problem = str(error)
+            break
         except requests.RequestException as error:
             problem = _reason(error, timeout_s)
         else:

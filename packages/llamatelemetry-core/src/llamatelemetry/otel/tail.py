@@ -3,13 +3,17 @@
 The decision falls when no span of the trace is open in this process any more, not when its root
 ends: an inference span is ended by the recorder's thread, which may be after the caller's own span.
 A span that ends after the decision follows it.
+
+A span may also end in the middle of all that: a generator that nobody reads any more ends its span where
+the garbage collector finds it, which may be in any line, of ours too. So each start and end is one step,
+taken whole before the next.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -55,36 +59,11 @@ class SlowAndErrorFilter(SpanProcessor):
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Counts the span as open."""
-        context = span.get_span_context()
-        trace_id = context.trace_id
-        with self._lock:
-            trace = self._undecided.get(trace_id)
-            if trace is None:
-                if trace_id in self._decisions and not _is_local_root(span):
-                    return
-                if self._decisions.get(trace_id) is False:
-                    del self._decisions[trace_id]  # Another request of the same trace has its own chance.
-                trace = self._undecided[trace_id] = _Trace(keep=self._decisions.get(trace_id, False))
-            trace.open_spans.add(context.span_id)
-            passed = self._make_room()
-        self._pass_on(passed)
+        self._in_turn(lambda: self._start(span))
 
     def on_end(self, span: ReadableSpan) -> None:
         """Holds the span, or decides its trace if it was the last one open."""
-        context = span.get_span_context()
-        if context is None:
-            return
-        with self._lock:
-            trace = self._undecided.get(context.trace_id)
-            if trace is None:
-                passed = [span] if self._decisions.get(context.trace_id) else []
-            else:
-                trace.open_spans.discard(context.span_id)
-                trace.keep = trace.keep or self._is_worth_keeping(span)
-                trace.spans.append(span)
-                self._held += 1
-                passed = self._decide(context.trace_id) if not trace.open_spans else self._make_room()
-        self._pass_on(passed)
+        self._in_turn(lambda: self._end(span))
 
     def shutdown(self) -> None:
         """Passes on what is undecided, because nobody can say that it is dull; then shuts down what is behind."""
@@ -94,11 +73,7 @@ class SlowAndErrorFilter(SpanProcessor):
 
     def release(self) -> None:
         """Passes on what is undecided."""
-        with self._lock:
-            for trace in self._undecided.values():
-                trace.keep = True
-            passed = [span for trace_id in list(self._undecided) for span in self._decide(trace_id)]
-        self._pass_on(passed)
+        self._in_turn(self._give_up)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Flushes what is behind; traces still open stay undecided."""
@@ -106,11 +81,59 @@ class SlowAndErrorFilter(SpanProcessor):
         return all(flushed)
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._steps: deque[Callable[[], list[ReadableSpan]]] = deque()
+        self._stepping = False
         self._undecided: OrderedDict[int, _Trace] = OrderedDict()
         self._decisions: OrderedDict[int, bool] = OrderedDict()
         self._held = 0
         self._evicted = 0
+
+    def _in_turn(self, step: Callable[[], list[ReadableSpan]]) -> None:
+        """Takes a step after those before it, and passes on what it lets through."""
+        self._steps.append(step)
+        passed: list[ReadableSpan] = []
+        with self._lock:
+            if self._stepping:
+                return  # In the middle of a step of this thread, which takes this one next.
+            self._stepping = True
+            try:
+                while self._steps:
+                    passed += self._steps.popleft()()
+            finally:
+                self._stepping = False
+        self._pass_on(passed)
+
+    def _start(self, span: Span) -> list[ReadableSpan]:
+        context = span.get_span_context()
+        trace_id = context.trace_id
+        trace = self._undecided.get(trace_id)
+        if trace is None:
+            if trace_id in self._decisions and not _is_local_root(span):
+                return []
+            if self._decisions.get(trace_id) is False:
+                del self._decisions[trace_id]  # Another request of the same trace has its own chance.
+            trace = self._undecided[trace_id] = _Trace(keep=self._decisions.get(trace_id, False))
+        trace.open_spans.add(context.span_id)
+        return self._make_room()
+
+    def _end(self, span: ReadableSpan) -> list[ReadableSpan]:
+        context = span.get_span_context()
+        if context is None:
+            return []
+        trace = self._undecided.get(context.trace_id)
+        if trace is None:
+            return [span] if self._decisions.get(context.trace_id) else []
+        trace.open_spans.discard(context.span_id)
+        trace.keep = trace.keep or self._is_worth_keeping(span)
+        trace.spans.append(span)
+        self._held += 1
+        return self._make_room() if trace.open_spans else self._decide(context.trace_id)
+
+    def _give_up(self) -> list[ReadableSpan]:
+        for trace in self._undecided.values():
+            trace.keep = True
+        return [span for trace_id in list(self._undecided) for span in self._decide(trace_id)]
 
     def _is_worth_keeping(self, span: ReadableSpan) -> bool:
         if span.status.status_code is StatusCode.ERROR:
