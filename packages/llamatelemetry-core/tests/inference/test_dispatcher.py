@@ -165,6 +165,14 @@ def test_the_least_loaded_backend_is_chosen(mortal) -> None:
     assert [backend.most for backend in backends] == [2, 2]
 
 
+def test_no_books_are_kept_of_a_cache_that_no_memory_holds() -> None:
+    backend = EchoBackend(slots=2)
+    backend._info = replace(backend._info, context_length=2**31)
+    with InferenceEngine(backend) as engine:
+        assert engine.generate(request()).kv_pages is None
+        assert engine.stats().kv_pages_limit is None
+
+
 def test_backends_of_different_models_are_no_engine() -> None:
     with pytest.raises(ConfigurationError, match="one model"):
         InferenceEngine([EchoBackend(model="a"), EchoBackend(model="b")])

@@ -543,6 +543,18 @@ def test_reported_and_estimated_cached_tokens_are_told_apart() -> None:
     assert group.kv.reported_hit_tokens == 25
 
 
+def test_what_was_found_is_a_share_of_the_prompt_that_the_backend_counted_and_not_of_an_estimate() -> None:
+    desk = Desk(FIFO, kv=PagedKVCache(100, 16))
+    desk.submit(prompt_tokens=10)  # tools, which no estimate looks into, made it 500
+    (admission,) = desk.admit()
+    assert isinstance(admission, Admission)
+    desk.finish(admission, cached_tokens=480, prompt_tokens=500)
+    (group,) = desk.scheduler.stats().groups
+    assert (group.reported_cached_tokens, group.reported_prompt_tokens) == (480, 500)
+    assert group.kv is not None
+    assert group.kv.reported_hit_ratio == 480 / 500
+
+
 def test_the_figures_count_every_decision() -> None:
     desk = Desk(SchedulerConfig(max_waiting=2, ageing_s=None))
     desk.submit(deadline=1.0)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from llamatelemetry.backends.protocol import Placement, StreamEnd
+from llamatelemetry.backends.protocol import Placement, StreamEnd, Usage
 from llamatelemetry.clock import Clock
 from llamatelemetry.errors import (
     BackendStartError,
@@ -321,7 +321,10 @@ class Dispatcher:
         with self._changed:
             if lane.state != "up":
                 self._scheduler.withdraw(lane.index)
-            self._scheduler.finish(number, self._now(), cached_tokens=None if end is None else end.usage.cached_tokens)
+            usage = Usage() if end is None else end.usage
+            self._scheduler.finish(
+                number, self._now(), cached_tokens=usage.cached_tokens, prompt_tokens=usage.input_tokens
+            )
             again = again and not self._ended
             if again:
                 self._scheduler.put_back(admission.ticket)

@@ -45,6 +45,9 @@ _OPEN_ENDED_TOKENS: Final = 512
 _NEAR_LIMIT: Final = 0.9
 """Share of a slot from which an estimate is not good enough, and the backend is asked for the count."""
 
+_MOST_PAGES: Final = 2**20
+"""Pages past which no books are kept: no GPU holds so many, whatever a server says, and the books would fill memory."""
+
 _numbers = itertools.count(1)
 
 
@@ -320,7 +323,7 @@ def _pages_of(info: ModelInfo) -> PagedKVCache | None:
     # Rounded up, so that books in whole pages never keep out what a slot can hold.
     of_a_slot = -(-info.context_length // size)
     pages = info.slots * of_a_slot if info.kv_tokens is None else max(info.kv_tokens // size, of_a_slot)
-    return PagedKVCache(pages, size)
+    return PagedKVCache(pages, size) if pages <= _MOST_PAGES else None
 
 
 def _cache_of(backend: Backend) -> KVState | None:

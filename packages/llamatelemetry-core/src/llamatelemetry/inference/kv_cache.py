@@ -205,8 +205,13 @@ class PagedKVCache:
         reservation.chain.clear()
         reservation.own.clear()
 
-    def correct(self, reservation: Reservation, cached_tokens: int) -> None:
+    def correct(self, reservation: Reservation, cached_tokens: int, prompt_tokens: int | None = None) -> None:
         """Records how many prompt tokens the backend says that it took from its cache.
+
+        Args:
+            reservation: Whose prompt it was.
+            cached_tokens: The backend's figure.
+            prompt_tokens: How many there were, by the backend; the reservation's estimate where it does not say.
 
         Raises:
             IntegrityError: It said so before, or the reservation was released.
@@ -215,7 +220,7 @@ class PagedKVCache:
         if reservation.corrected:
             raise IntegrityError("PagedKVCache", "a reservation was corrected twice")
         reservation.corrected = True
-        self._reported_lookup_tokens += reservation.prompt_tokens
+        self._reported_lookup_tokens += reservation.prompt_tokens if prompt_tokens is None else prompt_tokens
         self._reported_hit_tokens += cached_tokens
 
     @property

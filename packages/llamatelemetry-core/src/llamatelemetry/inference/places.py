@@ -100,7 +100,15 @@ class Places:
             return True
         return place.kv.grow(place.reservation, total_tokens)
 
-    def leave(self, place: Place, ticket: Ticket, *, held: PackedTokens | None, cached_tokens: int | None) -> None:
+    def leave(
+        self,
+        place: Place,
+        ticket: Ticket,
+        *,
+        held: PackedTokens | None,
+        cached_tokens: int | None,
+        prompt_tokens: int | None = None,
+    ) -> None:
         """Takes a place back.
 
         Args:
@@ -108,16 +116,17 @@ class Places:
             ticket: Whom it was given to.
             held: What the slot's cache holds now, if that is known.
             cached_tokens: Prompt tokens that the backend says it took from its cache, if it said so.
+            prompt_tokens: Prompt tokens that it says there were; the ticket's estimate where it does not.
         """
         slot, known, reservation, kv = place
         if cached_tokens is not None:
             cached = self._cached[self.slots.group_of[slot]]
-            cached.prompt += ticket.prompt_tokens
+            cached.prompt += ticket.prompt_tokens if prompt_tokens is None else prompt_tokens
             cached.reported += cached_tokens
             cached.estimated += known
         if kv is not None and reservation is not None:
             if cached_tokens is not None:
-                kv.correct(reservation, cached_tokens)
+                kv.correct(reservation, cached_tokens, prompt_tokens)
             kv.release(reservation)
         self.slots.vacate(slot, held)
 

@@ -162,7 +162,13 @@ class RequestScheduler:
         return self._places.grow(running.place, total if self._limit is None else min(total, self._limit))
 
     def finish(
-        self, ticket_id: int, now: float, *, cached_tokens: int | None = None, held: PackedTokens | None = None
+        self,
+        ticket_id: int,
+        now: float,
+        *,
+        cached_tokens: int | None = None,
+        prompt_tokens: int | None = None,
+        held: PackedTokens | None = None,
     ) -> Finished:
         """Frees the slot and the pages of a request that the backend has let go of, however it ended.
 
@@ -170,6 +176,7 @@ class RequestScheduler:
             ticket_id: The request.
             now: The time.
             cached_tokens: Prompt tokens that the backend says it took from its cache, if it said so.
+            prompt_tokens: Prompt tokens that it says there were; None leaves it at the ticket's estimate.
             held: What the slot's cache holds now; None is the prompt, if that was computed and is known.
 
         Raises:
@@ -180,7 +187,7 @@ class RequestScheduler:
         ticket, place = running.ticket, running.place
         if held is None and running.computed:
             held = ticket.tokens
-        self._places.leave(place, ticket, held=held, cached_tokens=cached_tokens)
+        self._places.leave(place, ticket, held=held, cached_tokens=cached_tokens, prompt_tokens=prompt_tokens)
         self._finished += 1
         self._note_completion(now)
         return Finished(ticket=ticket, slot=place.slot, ran_s=now - running.since, cancelled=running.cancelled)
