@@ -7,6 +7,8 @@ import socket
 import struct
 import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
@@ -286,6 +288,11 @@ def test_an_error_in_the_stream_is_typed_like_one_before_it(answering):
     assert (error.prompt_tokens, error.context_length) == (9, 8)
 
 
+def test_a_chunk_that_says_that_there_is_no_error_is_a_chunk(answering):
+    chunk = event({"choices": [{"index": 0, "delta": {"content": "a"}}], "error": None})
+    assert texts(answering(UNFRAMED + chunk + DONE)) == ["a"]
+
+
 @pytest.mark.parametrize(
     ("status", "body", "kind", "says"),
     [
@@ -370,6 +377,23 @@ def test_no_connection_is_kept_after_an_answer(scripted, read_request):
     with LlamaClient(scripted(script)) as client:
         client.health()
         assert hung_up.wait(10)
+
+
+def test_nothing_is_said_of_how_many_streams_run_at_once(read_request, caplog):
+    streams = 12
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=streams) as listener,
+        LlamaClient(f"http://127.0.0.1:{listener.getsockname()[1]}") as client,
+        ThreadPoolExecutor(streams) as threads,
+        ExitStack() as connections,
+    ):
+        answers = [threads.submit(list, client.chat({})) for _ in range(streams)]
+        waiting = [connections.enter_context(listener.accept()[0]) for _ in range(streams)]
+        for connection in waiting:
+            read_request(connection)
+            connection.sendall(UNFRAMED + chat("a") + DONE)
+        assert [[chunk.content for chunk in answer.result(10)] for answer in answers] == [["a"]] * streams
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_closing_while_the_server_thinks_wakes_the_reader(scripted, read_request):
@@ -484,6 +508,23 @@ def test_a_proxy_is_asked_for_another_machine(scripted, read_request, monkeypatc
     monkeypatch.setenv("http_proxy", scripted(script))
     assert texts("http://llama.invalid:8080") == ["a", "b"]
     assert asked == [b"POST http://llama.invalid:8080/v1/chat/completions HTTP/1.1"]
+
+
+def test_the_key_it_is_given_goes_before_what_a_netrc_has_for_the_host(scripted, read_request, monkeypatch, tmp_path):
+    asked = []
+
+    def script(connection: socket.socket) -> None:
+        asked.append(read_request(connection))
+        connection.sendall(STREAM + WHOLE)
+
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login me password secret\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", scripted(script))
+    assert texts("http://llama.invalid:8080", api_key="key") == ["a", "b"]
+    assert b"\r\nAuthorization: Bearer key\r\n" in asked[0]
 
 
 @pytest.mark.parametrize(

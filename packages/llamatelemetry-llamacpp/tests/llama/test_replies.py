@@ -52,6 +52,12 @@ def test_any_json_is_typed_or_a_breach_of_protocol(kind, message):
         (SlotState, {"id": 0, "is_processing": 1}, "slots[].is_processing"),
         (Timings, {"prompt_ms": []}, "timings.prompt_ms"),
         (TokenUsage, {"prompt_tokens": None}, "usage.prompt_tokens"),
+        (TokenUsage, {"prompt_tokens": -1}, "usage.prompt_tokens"),
+        (TokenUsage, {"prompt_tokens": 1, "completion_tokens": 2**63}, "usage.completion_tokens"),
+        (Props, {"total_slots": 0}, "props.total_slots"),
+        (Props, {"total_slots": 10**7}, "props.total_slots"),
+        (Props, {"total_slots": 1, "default_generation_settings": {"n_ctx": 10**12}}, "n_ctx"),
+        (EmbeddingsReply, {"data": [{"index": 0, "embedding": [10**400]}]}, "embeddings.data[].embedding"),
         (EmbeddingsReply, {"data": [{"index": 0, "embedding": ["a"]}]}, "embeddings.data[].embedding"),
         (CompletionChunk, {"content": "a"}, "chunk.stop"),
         (ChatChunk, {"choices": [{"delta": {"tool_calls": [{"index": "0"}]}}]}, "delta.tool_calls[].index"),
@@ -61,6 +67,18 @@ def test_an_error_names_the_path_to_the_wrong_value(kind, message, path):
     with pytest.raises(BackendProtocolError) as caught:
         kind.from_json(message)
     assert path in str(caught.value)
+
+
+@pytest.mark.parametrize("nonsense", [-1, 2**63, 10**400])
+def test_what_a_server_cannot_have_counted_or_timed_is_not_known(nonsense):
+    told = dict.fromkeys(("cache_n", "prompt_n", "prompt_ms", "predicted_n", "predicted_ms"), nonsense)
+    unknown = Timings(cached_tokens=None, prompt_tokens=None, prompt_ms=None, predicted_tokens=None, predicted_ms=None)
+    assert Timings.from_json(told) == unknown
+    assert Timings.from_json({"prompt_ms": math.nan, "predicted_ms": math.inf}) == unknown
+
+
+def test_a_router_has_no_context_of_its_own():
+    assert Props.from_json({"total_slots": 1, "default_generation_settings": {"n_ctx": 0}}).context_length is None
 
 
 def test_embeddings_come_in_the_order_of_their_inputs():

@@ -55,7 +55,8 @@ class Exchange:
         # third time. A new one costs less than either.
         self._session.headers["Connection"] = "close"
         if api_key is not None:
-            self._session.headers["Authorization"] = f"Bearer {api_key}"
+            # Not as a header: requests would put in its place what ~/.netrc has for the host.
+            self._session.auth = _Bearer(api_key)
 
     def close(self) -> None:
         """Releases what the session holds; idempotent."""
@@ -164,6 +165,15 @@ class Exchange:
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise error_from_transport(error, self.address, silence_s) from error
         return bytes(pieces)
+
+
+class _Bearer(requests.auth.AuthBase):
+    def __init__(self, api_key: str) -> None:
+        self._header = f"Bearer {api_key}"
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = self._header
+        return request
 
 
 def _split(server_url: str) -> urllib.parse.SplitResult:

@@ -18,6 +18,11 @@ _T = TypeVar("_T")
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _NUMBER: Final = (int, float)
 
+# What is past these is nonsense, and would not fit the integers of telemetry, or the memory of books kept of it.
+_MOST: Final = 2**53
+_MOST_SLOTS: Final = 2**16
+_MOST_CONTEXT: Final = 2**31
+
 
 def _wrong(path: str, value: object, wanted: str) -> BackendProtocolError:
     shown = repr(value)
@@ -36,12 +41,30 @@ def _may(message: Mapping[str, Any], path: str, key: str, kind: type[_T]) -> _T 
 
 
 def _may_number(message: Mapping[str, Any], path: str, key: str) -> float | None:
+    """A time; None where there is none, or it is no time that anything can take: negative, infinite, not a number."""
     value = message.get(key)
     if value is None:
         return None
     if not isinstance(value, _NUMBER) or isinstance(value, bool):
         raise _wrong(f"{path}.{key}", value, "a number")
-    return float(value)
+    return float(value) if 0 <= value <= _MOST else None
+
+
+def _may_count(message: Mapping[str, Any], path: str, key: str) -> int | None:
+    """A count; None where there is none, or it is not known: llama.cpp's counts begin at -1."""
+    value = _may(message, path, key, int)
+    return value if value is not None and 0 <= value <= _MOST else None
+
+
+def _told_count(message: Mapping[str, Any], path: str, key: str, *, most: int = _MOST) -> int | None:
+    return None if message.get(key) is None else _need_count(message, path, key, most=most)
+
+
+def _need_count(message: Any, path: str, key: str, *, least: int = 0, most: int = _MOST) -> int:
+    value = _need(message, path, key, int)
+    if not least <= value <= most:
+        raise _wrong(f"{path}.{key}", value, f"a number from {least} to {most}")
+    return value
 
 
 def _mapping(message: Any, path: str) -> Mapping[str, Any]:
@@ -95,8 +118,10 @@ class Props:
         return cls(
             model_alias=_may(reply, "props", "model_alias", str),
             model_path=_may(reply, "props", "model_path", str),
-            total_slots=_need(reply, "props", "total_slots", int),
-            context_length=_may(settings, "props.default_generation_settings", "n_ctx", int),
+            total_slots=_need_count(reply, "props", "total_slots", least=1, most=_MOST_SLOTS),
+            # A router, which has none of its own, says 0.
+            context_length=_told_count(settings, "props.default_generation_settings", "n_ctx", most=_MOST_CONTEXT)
+            or None,
             quantization=_may(reply, "props", "model_ftype", str),
             chat_template=_may(reply, "props", "chat_template", str),
             build_info=_may(reply, "props", "build_info", str),
@@ -216,10 +241,10 @@ class Timings:
         """Checks and types the object."""
         timings = _mapping(message, "timings")
         return cls(
-            cached_tokens=_may(timings, "timings", "cache_n", int),
-            prompt_tokens=_may(timings, "timings", "prompt_n", int),
+            cached_tokens=_may_count(timings, "timings", "cache_n"),
+            prompt_tokens=_may_count(timings, "timings", "prompt_n"),
             prompt_ms=_may_number(timings, "timings", "prompt_ms"),
-            predicted_tokens=_may(timings, "timings", "predicted_n", int),
+            predicted_tokens=_may_count(timings, "timings", "predicted_n"),
             predicted_ms=_may_number(timings, "timings", "predicted_ms"),
         )
 
@@ -247,10 +272,10 @@ class TokenUsage:
         prompt = _mapping(usage.get("prompt_tokens_details") or {}, "usage.prompt_tokens_details")
         completion = _mapping(usage.get("completion_tokens_details") or {}, "usage.completion_tokens_details")
         return cls(
-            prompt_tokens=_need(usage, "usage", "prompt_tokens", int),
-            completion_tokens=_may(usage, "usage", "completion_tokens", int) or 0,
-            cached_tokens=_may(prompt, "usage.prompt_tokens_details", "cached_tokens", int),
-            reasoning_tokens=_may(completion, "usage.completion_tokens_details", "reasoning_tokens", int),
+            prompt_tokens=_need_count(usage, "usage", "prompt_tokens"),
+            completion_tokens=_told_count(usage, "usage", "completion_tokens") or 0,
+            cached_tokens=_may_count(prompt, "usage.prompt_tokens_details", "cached_tokens"),
+            reasoning_tokens=_may_count(completion, "usage.completion_tokens_details", "reasoning_tokens"),
         )
 
 
@@ -393,8 +418,8 @@ class CompletionChunk:
             True,
             "length" if limited else "stop",
             TokenUsage(
-                prompt_tokens=_need(message, "chunk", "tokens_evaluated", int),
-                completion_tokens=_need(message, "chunk", "tokens_predicted", int),
+                prompt_tokens=_need_count(message, "chunk", "tokens_evaluated"),
+                completion_tokens=_need_count(message, "chunk", "tokens_predicted"),
                 cached_tokens=timings.cached_tokens,
             ),
             timings,
@@ -425,7 +450,7 @@ class EmbeddingsReply:
         vectors = []
         for entry in sorted(entries, key=lambda entry: _need(entry, path, "index", int)):
             vector = _need(entry, path, "embedding", list)
-            if not all(isinstance(number, _NUMBER) for number in vector):
+            if not all(isinstance(number, _NUMBER) and -_MOST <= number <= _MOST for number in vector):
                 raise _wrong(f"{path}.embedding", vector, "numbers")
             vectors.append(tuple(map(float, vector)))
         return cls(

@@ -116,7 +116,7 @@ class ReplyStream(Iterator[_Chunk], Generic[_Chunk]):
             message = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise BackendProtocolError(f"{self._address} sent an event that is not JSON: {data[:80]!r}") from error
-        if isinstance(message, dict) and "error" in message:
+        if isinstance(message, dict) and message.get("error") is not None:
             raise error_from_message(500, message)
         chunk = self._parse(message)
         if self._last(chunk):

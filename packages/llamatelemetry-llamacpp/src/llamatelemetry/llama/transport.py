@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from queue import Full
 from typing import Any, Final
 
 import requests
@@ -88,10 +89,14 @@ class _HttpsConnection(_Wakeable, HTTPSConnection):
 class _KeepsNone:
     """Mixed into urllib3's pools: a connection serves one request, whatever the server says of it."""
 
+    pool: Any
+
     def _put_conn(self, conn: Any) -> None:
         if conn is not None:
             conn.close()
-        super()._put_conn(None)  # type: ignore[misc]  # the pool it is mixed into has it
+        # More requests than places were in flight, or the pool is closed: urllib3 would warn of it each time.
+        with suppress(Full, AttributeError):
+            self.pool.put(None, block=False)
 
 
 class _HttpPool(_KeepsNone, HTTPConnectionPool):
