@@ -125,6 +125,10 @@ def test_arguments_follow_the_same_rules_as_variables(arguments: dict[str, Any],
     assert caught.value.field == field
 
 
+def test_one_pattern_may_be_given_alone() -> None:
+    assert resolve_settings({"redact_patterns": "EMP-?"}, {}).redact_patterns == ("EMP-?",)
+
+
 def test_every_variable_fills_a_setting_that_exists_and_none_is_filled_twice() -> None:
     fields = {field.name for field in dataclasses.fields(Settings)}
     filled = [variable.field for variable in VARIABLES]

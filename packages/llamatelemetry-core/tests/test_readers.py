@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamatelemetry.readers import flag, headers, names, number, one_of, some_of, url, whole
+from llamatelemetry.readers import base_url, flag, headers, names, number, one_of, some_of, url, whole
 
 Colour = Literal["red", "green", "blue"]
 tokens = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1)
@@ -55,10 +55,22 @@ def test_a_flag_is_true_or_false_in_any_case(text: str, *, value: bool) -> None:
         flag("1")
 
 
-def test_a_url_loses_its_last_slash() -> None:
-    assert url("https://there:4318/") == "https://there:4318"
-    with pytest.raises(ValueError, match="URL"):
-        url("there:4318")
+def test_a_url_that_paths_are_put_behind_loses_its_last_slash_and_another_one_keeps_it() -> None:
+    assert base_url("https://there:4318/") == "https://there:4318"
+    assert url("https://there:4318/v1/traces/") == "https://there:4318/v1/traces/"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("there:4318", "http://", "http:///v1/traces", "http://there:port", "http://there:99999", "http://[::1"),
+        *("http://exa..mple", f"http://{'a' * 64}.example"),
+    ],
+)
+def test_what_nothing_can_be_sent_to_is_no_url(text: str) -> None:
+    for read in (url, base_url):
+        with pytest.raises(ValueError, match=r"^give a URL such as"):
+            read(text)
 
 
 @given(st.dictionaries(tokens, st.text()))

@@ -228,6 +228,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"exporters": ("file", "nowhere")}, "nowhere"),
     ({"redact_patterns": ["("]}, "redact_patterns"),
     ({"telemetry_dir": "/dev/null/data"}, "telemetry_dir"),
+    ({"telemetry_dir": "a\0b"}, "telemetry_dir"),
+    ({"otlp_endpoint": "http://[::1", "otlp_protocol": "grpc"}, "otlp_endpoint"),
+    ({"exporters": "prometheus", "prometheus_host": "exa..mple"}, "prometheus_port"),
     ({"exporters": ("file", "console", "prometheus"), "prometheus_host": "203.0.113.1"}, "prometheus_port"),
 ]
 

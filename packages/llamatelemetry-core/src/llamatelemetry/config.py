@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from llamatelemetry.errors import ConfigurationError
-from llamatelemetry.readers import flag, headers, names, number, one_of, some_of, url, whole
+from llamatelemetry.readers import base_url, flag, headers, names, number, one_of, some_of, url, whole
 
 Exporter = Literal["otlp", "file", "console", "prometheus", "none"]
 """Where a signal can go."""
@@ -163,7 +163,7 @@ _BYTES_MAX: Final = 2**40
 VARIABLES: Final[tuple[Variable, ...]] = (
     Variable("OTEL_SDK_DISABLED", "disabled", flag),
     Variable("OTEL_SERVICE_NAME", "service_name", str),
-    Variable("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint", url),
+    Variable("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint", base_url),
     Variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "otlp_traces_endpoint", url),
     Variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "otlp_metrics_endpoint", url),
     Variable("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "otlp_logs_endpoint", url),
@@ -272,8 +272,8 @@ def _check_argument(name: str, value: Any) -> Any:
         raise ConfigurationError(name, value, str(error)) from None
 
 
-def _patterns(value: Iterable[str]) -> tuple[str, ...]:
-    patterns = tuple(value)
+def _patterns(value: str | Iterable[str]) -> tuple[str, ...]:
+    patterns = (value,) if isinstance(value, str) else tuple(value)
     for pattern in patterns:
         try:
             re.compile(pattern)

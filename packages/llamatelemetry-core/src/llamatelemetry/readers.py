@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import get_args
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 
 def one_of(literal: object) -> Callable[[str], str]:
@@ -77,10 +77,21 @@ def flag(text: str) -> bool:
 
 
 def url(text: str) -> str:
-    """Reads an HTTP URL, without the slash at its end."""
-    if not text.startswith(("http://", "https://")):
+    """Reads an HTTP URL, as it is."""
+    try:
+        parts = urlsplit(text)
+        host = parts.hostname or ""
+        fits = text.startswith(("http://", "https://")) and host and host.encode("idna") and parts.port != 0
+    except ValueError:  # A port that is no number, a bracket that is not closed, a name that no host can have.
+        fits = False
+    if not fits:
         raise ValueError("give a URL such as http://127.0.0.1:4318")
-    return text.rstrip("/")
+    return text
+
+
+def base_url(text: str) -> str:
+    """Reads an HTTP URL that paths are put behind, without the slash at its end."""
+    return url(text).rstrip("/")
 
 
 def headers(text: str) -> dict[str, str]:

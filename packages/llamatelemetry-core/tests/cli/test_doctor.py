@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ from typing import Any
 import pytest
 from pynvml import NVML_ERROR_LIB_RM_VERSION_MISMATCH
 
+from llamatelemetry.cli.checks import check_settings
+from llamatelemetry.config import Settings
 from llamatelemetry.deployment.processes import ProcessRef
 from llamatelemetry.deployment.record import Deployment
 from llamatelemetry.deployment.state import DeploymentFolder, Ending
+from llamatelemetry.otel.prometheus import PrometheusEndpoint
 from llamatelemetry.testing.nvml_stub import LAPTOP, TESLA_T4_X2, NvmlStub
 
 # What the llama.cpp plugin finds depends on the machine's CPU; its own tests judge that.
@@ -103,10 +107,37 @@ def test_an_endpoint_that_is_down_is_an_error_with_a_way_out(shelf: Any, dead_po
     assert "unset OTEL_EXPORTER_OTLP_ENDPOINT" in check["fix"]
 
 
-@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:port", "http://[::1", "http://127.0.0.1:99999"])
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:port", "http://exa..mple"])
 def test_an_endpoint_that_is_no_url_is_an_error(shelf: Any, endpoint: str) -> None:
     said = examined(shelf, {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}, 1)
-    assert f"{endpoint} is not a URL" in said["checks"]["OTLP endpoint"]["detail"]
+    assert f"{endpoint!r} is not valid" in said["checks"]["OTEL_EXPORTER_OTLP_ENDPOINT"]["detail"]
+
+
+def test_a_name_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    answering = threading.Event()
+    monkeypatch.setattr("llamatelemetry.cli.checks._ANSWER_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answering.wait(10) and [])
+    settings = Settings(otlp_endpoint="http://collector.example:4318", traces_exporters=("otlp",))
+    endpoint = next(check for check in check_settings(settings) if check.name == "OTLP endpoint")
+    answering.set()
+    assert endpoint.detail == "http://collector.example:4318 does not answer: nothing came of it in 0.05 s"
+
+
+def test_a_scrape_endpoint_may_be_at_an_address_of_ipv6() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    settings = Settings(prometheus_host="::1", prometheus_port=0, metrics_exporters=("prometheus",))
+    [place] = [check for check in check_settings(settings) if check.name == "scrape endpoint"]
+    assert place.detail == "http://[::1]:0/metrics"
+    endpoint = PrometheusEndpoint("::1", 0)
+    endpoint.close()
+
+
+def test_a_folder_that_no_file_system_can_have_is_an_error(shelf: Any) -> None:
+    said = examined(shelf, {"LLAMATELEMETRY_DIR": "a" * 5000}, 1)
+    assert "File name too long" in said["checks"]["telemetry folder"]["detail"]
 
 
 def test_a_telemetry_folder_that_is_a_file_is_an_error(shelf: Any) -> None:

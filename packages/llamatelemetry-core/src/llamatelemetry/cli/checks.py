@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import socket
+import threading
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
@@ -28,6 +29,8 @@ _EXTRAS: Final = {
     "prometheus": "opentelemetry-exporter-prometheus",
 }
 _CONNECT_TIMEOUT_S: Final = 1.0
+_ANSWER_TIMEOUT_S: Final = 3.0
+"""Of a name that is looked up and each of its addresses."""
 
 
 def ok(name: str, detail: str) -> Check:
@@ -142,28 +145,51 @@ def _check_endpoint(endpoint: str) -> Check:
     try:
         parts = urlsplit(endpoint)
         address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
-    except ValueError as problem:  # A port that is not a number, a bracket that is not closed.
+    except ValueError as problem:  # The variables are held to more; this is what a plugin may have made of them.
         return error(name, f"{endpoint} is not a URL: {problem}", "give a URL such as http://127.0.0.1:4318")
-    try:
-        socket.create_connection(address, timeout=_CONNECT_TIMEOUT_S).close()
-    except OSError as problem:
-        return error(name, f"{endpoint} does not answer: {problem}", fix)
+    silence = _reason_of_silence(address)
+    if silence is not None:
+        return error(name, f"{endpoint} does not answer: {silence}", fix)
     return ok(name, f"{endpoint} answers")
 
 
+def _reason_of_silence(address: tuple[str, int]) -> str | None:
+    """Why nothing answers at an address; None if something does."""
+    answers: list[str | None] = []
+
+    def connect() -> None:
+        try:
+            socket.create_connection(address, timeout=_CONNECT_TIMEOUT_S).close()
+        except (OSError, UnicodeError) as problem:
+            answers.append(str(problem))
+        else:
+            answers.append(None)
+
+    # In a thread, because a name server that is not there is waited for as long as the system likes.
+    thread = threading.Thread(target=connect, name="llamatelemetry-doctor", daemon=True)
+    thread.start()
+    thread.join(_ANSWER_TIMEOUT_S)
+    return answers[0] if answers else f"nothing came of it in {_ANSWER_TIMEOUT_S:g} s"
+
+
 def _check_port(host: str, port: int) -> Check:
-    name, place = "scrape endpoint", f"http://{host}:{port}/metrics"
+    name, place = "scrape endpoint", f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
     try:
-        with socket.create_server((host, port)):
+        # The family of the address is the one that the server takes.
+        [(family, *_), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        with socket.create_server((host, port), family=family):
             return ok(name, place)
-    except OSError as problem:
+    except (OSError, UnicodeError) as problem:
         return error(name, f"{place} cannot be served: {problem}", "set OTEL_EXPORTER_PROMETHEUS_PORT to a free port")
 
 
 def _check_folder(folder: Path) -> Check:
     name, whole = "telemetry folder", folder.absolute()
-    existing = next(place for place in (whole, *whole.parents) if place.exists())
     fix = "set LLAMATELEMETRY_DIR to a folder you can write to"
+    try:
+        existing = next(place for place in (whole, *whole.parents) if place.exists())
+    except OSError as problem:
+        return error(name, str(problem), fix)
     if not existing.is_dir():
         return error(name, f"{existing} is a file", fix)
     if not os.access(existing, os.W_OK | os.X_OK):

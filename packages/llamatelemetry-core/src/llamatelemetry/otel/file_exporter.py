@@ -93,7 +93,7 @@ def prepare_folder(folder: Path) -> Path:
         probe = folder / f".llamatelemetry-{os.getpid()}"
         probe.touch()
         probe.unlink()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # The latter of a name that no file can have.
         raise ConfigurationError("telemetry_dir", str(folder), f"give a folder that can be written: {error}") from None
     return folder
 

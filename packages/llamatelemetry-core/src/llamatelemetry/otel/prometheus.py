@@ -40,7 +40,7 @@ class PrometheusEndpoint:
         registry = CollectorRegistry()
         try:
             self._server, self._thread = start_http_server(port, host, registry)
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, UnicodeError) as error:
             raise ConfigurationError(
                 "prometheus_port", port, f"{host}:{port} cannot be listened on ({error}): give a free port, or 0"
             ) from None
