@@ -55,3 +55,14 @@ def test_an_override_that_is_none_is_wrong_usage(tmp_path, tiny, override):
     done = CliRunner().invoke(verb, [str(tiny), str(tmp_path / "out"), "-t", "Q8_0", "--override", override])
     assert done.exit_code == 2
     assert "is not PATTERN=TYPE" in done.output
+
+
+def test_an_override_that_fits_no_tensor_is_said_and_nothing_is_written(tmp_path, tiny, capsys):
+    target = tmp_path / "out.gguf"
+
+    assert run(["quantize", str(tiny), str(target), "-t", "Q8_0", "--override", "ffn_dwn=Q4_0"]) == 1
+
+    said = capsys.readouterr().err
+    assert "'ffn_dwn'" in said
+    assert "blk.0.attn_k.weight" in said
+    assert not target.exists()

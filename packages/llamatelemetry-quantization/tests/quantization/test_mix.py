@@ -116,3 +116,22 @@ def test_an_override_that_cannot_be_carried_out_is_refused(tmp_path, tiny, overr
     with pytest.raises(InvalidValueError, match=message):
         quantize(tiny, tmp_path / "out.gguf", file_type="Q8_0", overrides=[override])
     assert not list(tmp_path.iterdir())
+
+
+def test_an_override_that_fits_no_tensor_is_refused_with_names_that_it_could_fit(tmp_path, tiny):
+    given = [("ffn_down", "Q8_0"), ("ffn_dwn", "Q8_0")]
+
+    with pytest.raises(InvalidValueError, match="'ffn_dwn' is not valid: no tensor has it in its name") as caught:
+        quantize(tiny, tmp_path / "out.gguf", file_type="Q4_0", overrides=given)
+
+    assert (caught.value.field, caught.value.value) == ("overrides", "ffn_dwn")
+    assert "token_embd.weight, blk.0.attn_k.weight" in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_override_that_another_goes_before_everywhere_is_none_that_fits_nothing(tmp_path, tiny):
+    given = [("ffn", "Q8_0"), ("ffn_down", "Q4_0")]
+
+    made = quantize(tiny, tmp_path / "out.gguf", file_type="Q4_0", overrides=given)
+
+    assert made.tensor_types["Q8_0"] == 3

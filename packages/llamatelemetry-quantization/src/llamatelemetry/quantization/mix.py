@@ -60,6 +60,9 @@ _FALLBACKS: Final = {
 }
 """What a type is replaced with where rows do not fit it."""
 
+_SHOWN_NAMES: Final = 4
+"""Names in an error: enough to see how the model's are built."""
+
 _NEED_IMPORTANCE: Final = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
 
 
@@ -89,11 +92,13 @@ def choose_types(
             is found in a name counts. As in llama.cpp, only what would be quantized is touched.
 
     Raises:
-        InvalidValueError: An override has no type that exists, or a tensor's rows fit neither the type
-            that it should get nor one that llama.cpp would take in its place.
+        InvalidValueError: An override has no type that exists or is found in no name, or a tensor's rows fit
+            neither the type that it should get nor one that llama.cpp would take in its place.
     """
     patterns = [(_pattern(text), _known_type(name, types)) for text, name in overrides]
     ordered = in_order(tensors)
+    for pattern, _ in patterns:
+        _check_found(pattern, ordered)
     mix = Mix(file_type, model, types, has_importance=has_importance, names=[tensor.name for tensor in ordered])
     choices = []
     for tensor in ordered:
@@ -117,6 +122,14 @@ def _pattern(text: str) -> re.Pattern[str]:
         return re.compile(text)
     except re.error as error:
         raise InvalidValueError("overrides", text, f"give a regular expression ({error})") from error
+
+
+def _check_found(pattern: re.Pattern[str], tensors: Sequence[Tensor]) -> None:
+    if not any(pattern.search(tensor.name) for tensor in tensors):
+        some = [tensor for tensor in tensors if _is_quantized(tensor)] or tensors
+        names = ", ".join(tensor.name for tensor in some[:_SHOWN_NAMES])
+        fix = f"no tensor has it in its name: give a part of one, such as {names}"
+        raise InvalidValueError("overrides", pattern.pattern, fix)
 
 
 def _known_type(name: str, types: Mapping[str, TensorType]) -> str:

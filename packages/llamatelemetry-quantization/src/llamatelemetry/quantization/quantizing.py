@@ -101,7 +101,8 @@ def quantize(
         file_type: The mix, for example ``Q4_K_M``: one of :data:`~llamatelemetry.quantization.FILE_TYPES`.
         imatrix: An importance matrix, or its file. The types of one to two bits need one.
         threads: Threads to compute with; as many as there are CPUs for this process where None.
-        overrides: Regular expressions of tensor names, and the tensor type each has instead of the mix's.
+        overrides: Regular expressions of tensor names, and the tensor type each has instead of the mix's. Each is
+            found in some name.
         metadata: Keys to add to the file, texts and numbers below 2**32.
         allow_requantize: Whether weights may be quantized that were quantized before, which costs quality.
         on_progress: Called in this thread, often. What it raises ends the work and is raised here.
