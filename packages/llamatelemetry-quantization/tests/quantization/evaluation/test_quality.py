@@ -57,9 +57,10 @@ def test_without_a_parent_there_is_a_perplexity_alone(parent, against_parent):
     assert 5 < quality.perplexity.value < 80
 
 
-def test_a_parent_of_other_tokens_is_refused(parent, tiny):
-    with pytest.raises(InvalidValueError, match="tokens are others"):
+def test_a_parent_of_other_tokens_is_refused_by_its_path(parent, tiny):
+    with pytest.raises(InvalidValueError, match="tokens are others") as caught:
         measure_quality(tiny, parent, **SETTINGS)
+    assert (caught.value.field, caught.value.value) == ("parent", str(parent))
 
 
 def test_what_a_callback_raises_ends_it(tiny, words):

@@ -143,7 +143,7 @@ def measure_quality(
                 shared.source(compared, text=read, context=context, threads=share, library=library)
             )
             sources = [*(opened(path, count if kept.known else share) for path in models), kept]
-        return compare_sources(*sources, text=read, windows=windows, on_progress=on_progress)
+        return _measured(*sources, called=str(compared), text=read, windows=windows, on_progress=on_progress)
 
 
 def compare_sources(
@@ -160,10 +160,24 @@ def compare_sources(
         InvalidValueError: The text is too short, or the two have other vocabularies.
         BackendError: A model could not compute, or computed what is no number.
     """
+    called = "" if parent is None else f"a model of {parent.vocabulary} tokens"
+    return _measured(source, parent, called=called, text=text, windows=windows, on_progress=on_progress)
+
+
+def _measured(
+    source: LogitsSource,
+    parent: LogitsSource | None = None,
+    *,
+    called: str,
+    text: Text,
+    windows: int | None,
+    on_progress: Callable[[QualityProgress], None] | None,
+) -> Quality:
+    """As :func:`compare_sources`, of a parent that errors call as its caller does."""
     context = source.context if parent is None else min(source.context, parent.context)
     tokens = source.tokenize(text.content)
     if parent is not None and (parent.vocabulary != source.vocabulary or parent.tokenize(text.content) != tokens):
-        raise InvalidValueError("parent", parent.vocabulary, "give the model it was made of: its tokens are others")
+        raise InvalidValueError("parent", called, "give the model it was made of: its tokens are others")
     cut = windows_of(text, tokens, context=context, begins_with=source.begins_with, most=windows)
     tell = on_progress or (lambda _progress: None)
     if parent is None:
