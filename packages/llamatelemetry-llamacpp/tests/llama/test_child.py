@@ -10,6 +10,7 @@ import pytest
 
 from llamatelemetry.llama import child as module
 from llamatelemetry.llama.child import EXEC_FAILED
+from llamatelemetry.llama.process import ChildProcess
 
 CHILD = [sys.executable, "-I", "-S", module.__file__]
 
@@ -49,6 +50,54 @@ def test_an_ignored_sigterm_is_not_passed_on():
     )
     done = subprocess.run([sys.executable, "-c", code, *CHILD], timeout=30, check=False)
     assert done.returncode == signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_what_a_wrapper_script_starts_dies_with_the_parent_of_the_script(number, wait_gone, tmp_path):
+    script = tmp_path / "llama-server"
+    script.write_text("#!/bin/sh\nsleep 60 &\necho $!\nwait\n")
+    script.chmod(0o755)
+    code = (
+        "import os, subprocess, sys;"
+        "process = subprocess.Popen([*sys.argv[2:], str(os.getpid()), sys.argv[1]], stdout=subprocess.PIPE,"
+        " start_new_session=True);"
+        "print(process.pid, process.stdout.readline().decode(), flush=True);"
+        "process.wait()"
+    )
+    command = [sys.executable, "-c", code, str(script), *CHILD]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        wrapper, inner = map(psutil.Process, map(int, parent.stdout.readline().split()))
+        watcher = next(each for each in wrapper.children() if each.pid != inner.pid)
+        parent.send_signal(number)
+        parent.wait()
+    for process in (wrapper, inner, watcher):
+        wait_gone(process)
+
+
+def test_nothing_stands_beside_a_program_that_is_no_script():
+    with subprocess.Popen(
+        [*CHILD, str(os.getpid()), "/bin/sh", "-c", "echo ready; read line"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert psutil.Process(process.pid).children() == []
+        process.communicate(b"\n")
+
+
+def test_a_script_that_is_stopped_politely_has_time_to_end(tmp_path):
+    script = tmp_path / "llama-server"
+    script.write_text("#!/bin/sh\ntrap 'sleep 0.2; echo bye; exit 3' TERM\necho ready\nwhile :; do sleep 0.05; done\n")
+    script.chmod(0o755)
+    child = ChildProcess([*CHILD, str(os.getpid()), str(script)])
+    child.start()
+    while child.log_tail() != ("ready",):
+        assert not child.ended.wait(0.01)
+    child.stop(20)
+    assert (child.returncode, child.log_tail()[-1]) == (3, "bye")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

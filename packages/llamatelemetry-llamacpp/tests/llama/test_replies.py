@@ -69,7 +69,7 @@ def test_an_error_names_the_path_to_the_wrong_value(kind, message, path):
     assert path in str(caught.value)
 
 
-@pytest.mark.parametrize("nonsense", [-1, 2**63, 10**400])
+@pytest.mark.parametrize("nonsense", [-1, 2**63, 10**400], ids=["negative", "large", "endless"])
 def test_what_a_server_cannot_have_counted_or_timed_is_not_known(nonsense):
     told = dict.fromkeys(("cache_n", "prompt_n", "prompt_ms", "predicted_n", "predicted_ms"), nonsense)
     unknown = Timings(cached_tokens=None, prompt_tokens=None, prompt_ms=None, predicted_tokens=None, predicted_ms=None)
