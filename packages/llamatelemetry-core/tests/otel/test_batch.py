@@ -259,6 +259,44 @@ def test_a_collecting_courier_collects_before_each_flush_and_once_at_the_end() -
     assert account.lost == 0
 
 
+def test_what_was_still_being_collected_at_the_end_is_counted_as_one_lost_export() -> None:
+    collecting, go_on = threading.Event(), threading.Event()
+
+    def collect() -> None:
+        collecting.set()
+        go_on.wait(10)
+
+    courier: Courier[int] = Courier(
+        signal="metrics", exporter="here", sender=Keeper(), renew=Keeper, delay_s=60, collect=collect
+    )
+    courier.start()
+    courier.ask()
+    assert collecting.wait(5)
+    (account,) = close_all([courier], soon(0.05))
+    go_on.set()
+    assert (account.accepted, account.exported, account.lost) == (1, 0, 1)
+    assert courier.join(soon())
+
+
+def test_an_item_that_cannot_be_told_takes_nothing_with_it(caplog: pytest.LogCaptureFixture) -> None:
+    class Strict(Keeper):
+        def send(self, items: Sequence[int]) -> int:
+            if 5 in items:
+                raise TypeError("5 has no form")
+            return super().send(items)
+
+    keeper = Strict()
+    with courier_to(keeper) as courier:
+        for number in range(10):
+            courier.offer(number)
+        assert not flush_all([courier], soon())
+        assert keeper.items == [0, 1, 2, 3, 4, 6, 7, 8, 9]
+        assert (courier.delivery().exported, courier.delivery().lost) == (9, 1)
+    assert [record.message for record in caplog.records] == [
+        "1 traces could not be sent to here: TypeError('5 has no form')"
+    ]
+
+
 def test_a_collector_that_raises_does_not_end_the_courier(caplog: pytest.LogCaptureFixture) -> None:
     def collect() -> None:
         raise ZeroDivisionError

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,29 @@ def test_a_full_disk_is_counted_and_said_once_until_it_works_again(
     assert sender.send(["d"]) == 0
     assert len(caplog.records) == 2
     sender.close()
+
+
+def test_closing_while_a_line_is_written_waits_for_nothing_and_takes_no_file_from_under_it(tmp_path: Path) -> None:
+    writing, go_on = threading.Event(), threading.Event()
+
+    class OnSlowDisk(RotatingFile):
+        def write(self, line: bytes) -> None:
+            fd = self._descriptor()
+            writing.set()
+            assert go_on.wait(10)
+            assert os.fstat(fd)
+            super().write(line)
+
+    file = OnSlowDisk(tmp_path, "traces", max_bytes=100, max_count=1)
+    sender: FileSender[str] = FileSender(file, lambda batch: {"resourceSpans": batch}, 100)
+    thread = threading.Thread(target=sender.send, args=(["a"],))
+    thread.start()
+    assert writing.wait(5)
+    sender.close()
+    go_on.set()
+    thread.join(5)
+    assert written(tmp_path) == [{"resourceSpans": ["a"]}]
+    assert file._fd is None
 
 
 def test_a_folder_is_made_and_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

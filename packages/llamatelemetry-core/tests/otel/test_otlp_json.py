@@ -78,6 +78,15 @@ def test_each_request_is_one_line() -> None:
     assert line.endswith(b"\n")
 
 
+def test_a_name_that_is_no_text_is_told_as_one() -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    span = provider.get_tracer("t").start_span(404)  # type: ignore[arg-type]
+    span.end()
+    assert isinstance(span, ReadableSpan)
+    [group] = traces_request([span])["resourceSpans"]
+    assert group["scopeSpans"][0]["spans"][0]["name"] == "404"
+
+
 def test_a_lone_surrogate_does_not_cost_the_line() -> None:
     line = dump_line({"text": "before \ud800 after"})
     assert json.loads(line) == {"text": "before ? after"}

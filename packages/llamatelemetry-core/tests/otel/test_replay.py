@@ -101,9 +101,10 @@ def test_a_receiver_that_stays_busy_ends_the_replay_and_the_error_says_how_far_i
         replay(tmp_path, sink.endpoint)
 
 
-def test_a_refusal_is_not_repeated(tmp_path: Path) -> None:
+@pytest.mark.parametrize("status", [301, 307, 400])
+def test_a_refusal_is_not_repeated_and_no_delivery(tmp_path: Path, status: int) -> None:
     written(tmp_path, some_spans(1))
-    with OtlpSink(400) as sink, pytest.raises(ReplayError, match="HTTP 400"):
+    with OtlpSink(status) as sink, pytest.raises(ReplayError, match=f"HTTP {status}"):
         replay(tmp_path, sink.endpoint)
     assert len(sink.headers) == 1
 

@@ -98,7 +98,7 @@ class Courier(Generic[_T]):
         self._thread: threading.Thread | None = None
         self._accepted = self._exported = self._lost = self._in_flight = 0
         self._asked = self._served = 0
-        self._settled = False
+        self._settled = self._collecting = False
 
     def start(self) -> None:
         """Starts the thread now instead of with the first item."""
@@ -171,7 +171,9 @@ class Courier(Generic[_T]):
         with self._changed:
             if not self._settled:
                 self._settled = True
-                self._lost += len(self._queue) + self._in_flight
+                # What is still being collected would have been one export, had the application's callbacks ended.
+                self._accepted += self._collecting
+                self._lost += len(self._queue) + self._in_flight + self._collecting
                 self._queue.clear()
                 self._changed.notify_all()
 
@@ -207,11 +209,13 @@ class Courier(Generic[_T]):
                 self._changed.wait_for(self._is_urgent, self._delay_s)
                 closing, ticket = self._closing, self._asked
             if self._collect is not None:
+                self._collecting = True
                 try:
                     self._collect()
                 except Exception:
                     # Instruments call back into application code, which may raise anything.
                     _logger.warning("metrics could not be collected", exc_info=True)
+                self._collecting = False
             self._drain()
             with self._changed:
                 self._served = ticket
@@ -245,9 +249,18 @@ class Courier(Generic[_T]):
             if self._sender is None:
                 self._sender = self._renew()
             return self._sender.send(batch)
+        except TypeError as error:
+            if len(batch) > 1 and not self._aborted:
+                # One item has something in it that cannot be told; those beside it are not lost with it.
+                half = len(batch) // 2
+                return self._send(batch[:half]) + self._send(batch[half:])
+            return self._refused(batch, error)
         except Exception as error:  # noqa: BLE001 - whatever an exporter raises is counted, never the application's
-            _logger.warning("%d %s could not be sent to %s: %r", len(batch), self._signal, self._exporter, error)
-            return 0
+            return self._refused(batch, error)
+
+    def _refused(self, batch: list[_T], error: Exception) -> int:
+        _logger.warning("%d %s could not be sent to %s: %r", len(batch), self._signal, self._exporter, error)
+        return 0
 
     def _after_fork(self) -> None:
         if self._sender is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -40,6 +41,8 @@ class FileSender(Generic[_T]):
         self._encode = encode
         self._max_bytes = max_bytes
         self._failing = False
+        self._writing = threading.Lock()
+        self._closed = False
 
     def send(self, batch: Sequence[_T]) -> int:
         """Writes the batch; items that the disk would not have did not arrive."""
@@ -48,7 +51,10 @@ class FileSender(Generic[_T]):
             half = len(batch) // 2
             return self.send(batch[:half]) + self.send(batch[half:])
         try:
-            self._file.write(line)
+            with self._writing:
+                self._file.write(line)
+                if self._closed:
+                    self._file.close()
         except OSError as error:
             if not self._failing:
                 _logger.warning("telemetry cannot be written and is being lost: %s", error)
@@ -58,8 +64,12 @@ class FileSender(Generic[_T]):
         return len(batch)
 
     def close(self) -> None:
-        """Lets go of the file."""
-        self._file.close()
+        """Lets go of the file; while a line is being written, that is done when it has been."""
+        self._closed = True
+        # A disk may hang in the middle of a line, and its file's number be another file's once it is closed.
+        if self._writing.acquire(blocking=False):
+            self._file.close()
+            self._writing.release()
 
     def disown(self) -> None:
         """Lets go of the parent's file."""

@@ -110,7 +110,7 @@ def _span(span: ReadableSpan) -> Json:
     return {
         "traceId": f"{context.trace_id:032x}",
         "spanId": f"{context.span_id:016x}",
-        "name": span.name,
+        "name": str(span.name),
         "kind": _SPAN_KINDS[span.kind],
         "startTimeUnixNano": str(span.start_time or 0),
         "endTimeUnixNano": str(span.end_time or 0),
@@ -121,7 +121,7 @@ def _span(span: ReadableSpan) -> Json:
         parentSpanId=f"{span.parent.span_id:016x}" if span.parent else None,
         attributes=_attributes(span.attributes),
         events=[
-            {"timeUnixNano": str(event.timestamp), "name": event.name}
+            {"timeUnixNano": str(event.timestamp), "name": str(event.name)}
             | _present(attributes=_attributes(event.attributes), droppedAttributesCount=event.dropped_attributes)
             for event in span.events
         ],

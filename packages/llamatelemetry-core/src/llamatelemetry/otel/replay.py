@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
@@ -204,10 +205,10 @@ def _post(session: requests.Session, endpoint: str, kind: _Kind, request: Messag
         except requests.RequestException as error:
             problem = _reason(error, timeout_s)
         else:
-            if answer.ok:
+            if answer.status_code < HTTPStatus.MULTIPLE_CHOICES:
                 _check_partial_success(answer, kind)
                 return
-            problem = f"HTTP {answer.status_code} {answer.text[:200]}".strip()
+            problem = f"HTTP {answer.status_code} {answer.headers.get('Location') or answer.text[:200]}".strip()
             if answer.status_code not in RETRYABLE:
                 break
             pause_s = _asked_pause_s(answer) or pause_s
