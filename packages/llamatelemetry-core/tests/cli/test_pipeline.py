@@ -177,8 +177,10 @@ def test_a_signal_ends_the_run_and_its_spans_and_leaves_nothing_half_made(mix, n
     with mix.start("-m", "llamatelemetry.cli", "pipeline", "run", "p.toml", "--run-id", "r1") as process:
         assert process.stdout.readline() == "waiting\n"
         process.send_signal(number)
-        process.communicate(timeout=60)
+        _, progress = process.communicate(timeout=60)
     assert process.returncode == code
+    assert "2/2 second interrupted" in progress
+    assert "failed" not in progress
     assert list((mix.folder / "kept" / "work").iterdir()) == []
     assert pipeline(mix, "show", "r1", "--store", "kept")[1]["state"] == "interrupted"
     lines = [line for path in (mix.folder / "llamatelemetry-data").iterdir() for line in path.read_text().splitlines()]

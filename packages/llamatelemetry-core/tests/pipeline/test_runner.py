@@ -234,8 +234,11 @@ def test_ctrl_c_passes_and_leaves_nothing_half_made(join, store, spans):
     def interrupt(_context):
         raise KeyboardInterrupt
 
+    news = []
+    context = PipelineContext(name="road", run_id="r")
     with pytest.raises(KeyboardInterrupt):
-        Pipeline([join(before=interrupt)]).run(PipelineContext(name="road", run_id="r"), store=store)
+        Pipeline([join(before=interrupt)]).run(context, store=store, progress=news.append)
+    assert news[-1].state == "interrupted"
     assert spans.named("join").attributes["error.type"] == "KeyboardInterrupt"
     assert read_record(store / RUNS, "r").state == "interrupted"
     assert left_in(store / WORK) == []

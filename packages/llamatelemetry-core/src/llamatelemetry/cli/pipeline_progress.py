@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from llamatelemetry.cli.output import progress_console
 from llamatelemetry.pipeline.progress import Progress as News
 
-_ENDS: Final = {"reused": "was made before", "finished": "done", "failed": "failed"}
+_ENDS: Final = {"reused": "was made before", "finished": "done", "failed": "failed", "interrupted": "interrupted"}
 
 
 class PipelineBars:

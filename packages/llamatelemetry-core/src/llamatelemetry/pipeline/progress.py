@@ -8,7 +8,7 @@ from typing import Literal
 
 from llamatelemetry.otel.guard import quietly
 
-State = Literal["started", "working", "step", "reused", "finished", "failed"]
+State = Literal["started", "working", "step", "reused", "finished", "failed", "interrupted"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,7 @@ class Progress:
         number: Which stage it is, from 1.
         of: How many there are.
         state: What is new: it began, is at work, made a step, was not run because what it makes is there, is
-            done, or failed.
+            done, failed, or was ended from outside, as by Ctrl-C.
         done: How much of it is done, while it is at work; steps, of a step.
         total: Of how much; None where that is not known.
         unit: Of what; ``B`` for bytes.

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from llamatelemetry.artifacts.hashing import HashProgress
 from llamatelemetry.artifacts.store import ArtifactStore
@@ -195,9 +195,9 @@ class _Going:
         try:
             attempt.make()
         except BaseException as error:
-            state: StageState = "failed" if isinstance(error, Exception) else "interrupted"
+            state: Literal["failed", "interrupted"] = "failed" if isinstance(error, Exception) else "interrupted"
             self._note_last(_outcome(node, wires, attempt, state, error))
-            place.tell("failed", message=f"{type(error).__name__}: {error}")
+            place.tell(state, message=f"{type(error).__name__}: {error}")
             if isinstance(error, Exception):
                 raise StageFailedError(node.id, self._record.run_id, error) from error
             raise
