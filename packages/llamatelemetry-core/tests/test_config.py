@@ -129,6 +129,15 @@ def test_one_pattern_may_be_given_alone() -> None:
     assert resolve_settings({"redact_patterns": "EMP-?"}, {}).redact_patterns == ("EMP-?",)
 
 
+def test_what_is_wrong_in_an_environment_that_says_to_do_nothing_keeps_nobody_from_it() -> None:
+    wrong = {
+        "OTEL_TRACES_EXPORTER": "zipkin",
+        "OTEL_METRICS_EXPORTER": "none,file",
+        "LLAMATELEMETRY_NO_SUCH_THING": "1",
+    }
+    assert resolve_settings({}, {**wrong, "OTEL_SDK_DISABLED": "true"}).disabled
+
+
 def test_every_variable_fills_a_setting_that_exists_and_none_is_filled_twice() -> None:
     fields = {field.name for field in dataclasses.fields(Settings)}
     filled = [variable.field for variable in VARIABLES]

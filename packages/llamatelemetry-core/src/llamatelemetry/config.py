@@ -161,6 +161,7 @@ _COUNT_MAX: Final = 1_000_000
 _BYTES_MAX: Final = 2**40
 
 VARIABLES: Final[tuple[Variable, ...]] = (
+    # First, because it decides whether the others have to be right.
     Variable("OTEL_SDK_DISABLED", "disabled", flag),
     Variable("OTEL_SERVICE_NAME", "service_name", str),
     Variable("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint", base_url),
@@ -224,6 +225,9 @@ def resolve_settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | 
         arguments: Setting names to values; None means not given.
         environ: Environment to read; the process's own when None.
 
+    Returns:
+        All settings. Of an environment that says to do nothing, what is wrong in it is left aside.
+
     Raises:
         ConfigurationError: Names the variable or argument, its value and the choices.
     """
@@ -237,8 +241,10 @@ def resolve_settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | 
         try:
             values[variable.field] = variable.parse(text)
         except ValueError as error:
-            raise ConfigurationError(variable.name, text, str(error)) from None
-    _reject_unknown_variables(environ)
+            if not values.get("disabled"):
+                raise ConfigurationError(variable.name, text, str(error)) from None
+    if not values.get("disabled"):
+        _reject_unknown_variables(environ)
     for name, value in arguments.items():
         if name not in known:
             raise ConfigurationError(name, value, "choose one of " + ", ".join(sorted(known)))
@@ -248,7 +254,8 @@ def resolve_settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | 
         if values.get("otlp_endpoint") or values.get(endpoint):
             values.setdefault(signal, ("otlp",))
     settings = Settings(**values)
-    _check_together(settings)
+    if not settings.disabled:
+        _check_together(settings)
     return settings
 
 

@@ -102,6 +102,14 @@ def test_a_folder_headers_and_json(shelf: Any, receiver: Receiver, traces: Path)
     assert {headers["x-team"] for _, headers, _ in receiver.received} == {""}
 
 
+def test_a_file_that_is_gone_is_named_without_a_traceback(shelf: Any, receiver: Receiver, traces: Path) -> None:
+    (traces.parent / "a.jsonl").symlink_to("nowhere")
+    done = shelf.llamatelemetry("replay", str(traces.parent), "--to", receiver.url)
+    assert done.returncode == 1
+    assert "a.jsonl cannot be read" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
 def test_a_line_that_is_no_telemetry_ends_it_with_its_place(shelf: Any, receiver: Receiver, traces: Path) -> None:
     traces.write_text(line("first") + "not json\n" + line("third"))
     done = shelf.llamatelemetry("replay", str(traces), "--to", receiver.url, "--json")

@@ -46,6 +46,13 @@ def test_a_request_is_one_readable_line_on_stderr(capsys: pytest.CaptureFixture[
     )
 
 
+def test_a_name_cannot_write_a_line_of_its_own_nor_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    console_spans().send([span_of("chat a\n\x1b]0;owned\x07b", REQUEST)])
+    err = capsys.readouterr().err
+    assert "chat a\ufffd\ufffd]0;owned\ufffdb" in err
+    assert err.count("\n") == 1
+
+
 def test_a_failure_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     span = span_of("chat m", {"llamatelemetry.request.id": "r", "error.type": "ServerLoadingError"}, "still loading")
     console_spans().send([span])

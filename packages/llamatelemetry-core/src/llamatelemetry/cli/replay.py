@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -79,5 +80,9 @@ def replay(file: Path, url: str, headers: dict[str, str], timeout: float, *, as_
 
 
 def _size(path: Path) -> int:
-    files = path.glob("*.jsonl") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files)
+    """In bytes. What cannot be looked at, or is being renamed by who writes it, is for the replay to say."""
+    size = 0
+    for file in path.glob("*.jsonl") if path.is_dir() else [path]:
+        with contextlib.suppress(OSError):
+            size += file.stat().st_size
+    return size

@@ -30,7 +30,7 @@ class ConsoleSender(Generic[_T]):
 
     def send(self, batch: Sequence[_T]) -> int:
         """Prints the batch at once, so that lines of several threads do not mix."""
-        text = "".join(f"{line}\n" for item in batch for line in self._lines(item))
+        text = "".join(f"{_printable(line)}\n" for item in batch for line in self._lines(item))
         if text:
             sys.stderr.write(text)
             sys.stderr.flush()
@@ -113,6 +113,11 @@ def _value(point: Any) -> str:
         mean = point.sum / point.count if point.count else 0.0
         return f"n={point.count} mean={mean:.4g}"
     return f"{point.value:.6g}"
+
+
+def _printable(line: str) -> str:
+    # Names may be a caller's, and what a terminal obeys stands in characters that show nothing.
+    return line if line.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
 
 
 def _time(nanoseconds: int | None) -> str:

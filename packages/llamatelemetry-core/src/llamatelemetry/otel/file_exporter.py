@@ -97,8 +97,8 @@ def prepare_folder(folder: Path) -> Path:
     Raises:
         ConfigurationError: It cannot be made, or nothing can be written there.
     """
-    folder = folder.absolute()
     try:
+        folder = folder.absolute()
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".llamatelemetry-{os.getpid()}"
         probe.touch()
