@@ -233,18 +233,7 @@ def resolve_settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | 
     """
     environ = os.environ if environ is None else environ
     known = {field.name for field in dataclasses.fields(Settings)}
-    values: dict[str, Any] = {}
-    for variable in VARIABLES:
-        text = environ.get(variable.name, "").strip()
-        if not text:
-            continue
-        try:
-            values[variable.field] = variable.parse(text)
-        except ValueError as error:
-            if not values.get("disabled"):
-                raise ConfigurationError(variable.name, text, str(error)) from None
-    if not values.get("disabled"):
-        _reject_unknown_variables(environ)
+    values = _values_in(environ)
     for name, value in arguments.items():
         if name not in known:
             raise ConfigurationError(name, value, "choose one of " + ", ".join(sorted(known)))
@@ -257,6 +246,22 @@ def resolve_settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | 
     if not settings.disabled:
         _check_together(settings)
     return settings
+
+
+def _values_in(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for variable in VARIABLES:
+        text = environ.get(variable.name, "").strip()
+        if not text:
+            continue
+        try:
+            values[variable.field] = variable.parse(text)
+        except ValueError as error:
+            if not values.get("disabled"):
+                raise ConfigurationError(variable.name, text, str(error)) from None
+    if not values.get("disabled"):
+        _reject_unknown_variables(environ)
+    return values
 
 
 def _reject_unknown_variables(environ: Mapping[str, str]) -> None:
