@@ -167,23 +167,29 @@ def test_contexts_are_no_longer_than_usual_unless_they_are_asked_for(toys: Any) 
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
-        (("--kv", "q3_k"), "InvalidValueError", "kv='q3_k' is not valid: give one of f32, f16"),
-        (("--vram", "much"), "InvalidValueError", "vram='much' is not valid: give an amount such as 15GiB"),
-        (("--reserve", "-1"), "InvalidValueError", "reserve='-1' is not valid"),
-        (("--gpu-layers", "some"), "InvalidValueError", "give all, auto or a number"),
-        (("--gpu-layers", "99"), "InvalidValueError", "this model has 24 layers and its output: give 0 to 25"),
-        (("--leave", "3"), "InvalidValueError", "no GPU has that number; there are: 0"),
-        (("--ctx", "0"), "InvalidValueError", "context_length=0 is not valid"),
+        (("--kv", "q3_k"), "UsageError", "kv='q3_k' is not valid: give one of f32, f16"),
+        (("--vram", "much"), "UsageError", "vram='much' is not valid: give an amount such as 15GiB"),
+        (("--reserve", "-1"), "UsageError", "reserve='-1' is not valid"),
+        (("--gpu-layers", "some"), "UsageError", "give all, auto or a number"),
+        (("--gpu-layers", "99"), "UsageError", "this model has 24 layers and its output: give 0 to 25"),
+        (("--leave", "3"), "UsageError", "no GPU has that number; there are: 0"),
+        (("--ctx", "0"), "UsageError", "context_length=0 is not valid"),
+        (("--kv", "q8_0", "--no-flash-attention"), "UsageError", "quantized values need flash attention"),
         (("--ctx", "many"), "BadParameter", "'many' is not a valid integer"),
     ],
 )
-def test_what_cannot_be_planned_is_one_typed_error(
+def test_an_option_that_is_no_good_is_wrong_usage_and_not_a_model_that_does_not_fit(
     toys: Any, arguments: tuple[str, ...], kind: str, message: str
 ) -> None:
     code, said = planned(toys, "--vram", "15GiB", *arguments)
-    assert code == (2 if kind == "BadParameter" else 1)
+    assert code == 2
     assert said["error"]["type"] == kind
     assert message in said["error"]["message"]
+
+
+def test_a_model_that_cannot_be_read_is_a_failure_and_no_wrong_usage(toys: Any) -> None:
+    code, said = planned(toys, "--vram", "15GiB", model="none.gguf")
+    assert (code, said["error"]["type"]) == (1, "ModelFileError")
 
 
 def test_keys_and_values_may_be_kept_differently(toys: Any) -> None:

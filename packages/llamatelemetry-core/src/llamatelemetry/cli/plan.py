@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
@@ -92,7 +94,7 @@ def plan(
     It uses the fewest GPUs that do, near each other where there is a choice. On two GPUs, --leave 1 has
     GPU 0 serve and keeps GPU 1 for your own work. What does not fit is refused with what is missing and
     with changes that would each be enough: fewer slots, shorter contexts, a smaller KV cache, fewer
-    layers on GPUs. Exit code 1 then.
+    layers on GPUs. Exit code 1 then; 2 where an option is no good for this model or these GPUs.
 
     The KV cache is one context for each slot. Weights and cache are what llama.cpp allocates; figures
     with a ~ are upper bounds. --reserve is for what no buffer of llama.cpp holds: the CUDA context,
@@ -101,35 +103,45 @@ def plan(
     """
     with plugin_log_off():
         shape = load_plugins().read_model_shape(model)
-    keys, _, values = kv.partition(",")
-    serving = Serving(
-        context_length=_context(shape) if ctx is None else ctx,
-        slots=slots,
-        unified=kv_unified,
-        key_type=_cache_type(keys),
-        value_type=_cache_type(values or keys),
-        batch=batch,
-        ubatch=ubatch,
-        flash_attention=flash_attention,
-        logit_rows=logit_rows,
-        reserve_bytes=parse_size("reserve", reserve),
-    )
-    gpus, near = _ask_driver() if vram is None else (_given(vram), ())
-    wish = Wish(
-        shape=shape,
-        serving=serving,
-        gpus=gpus,
-        gpu_layers=_layers(gpu_layers),
-        leave=frozenset(leave),
-        spread=spread,
-        islands=near,
-    )
-    found = find_plan(wish)
+    with _wrong_usage():
+        keys, _, values = kv.partition(",")
+        serving = Serving(
+            context_length=_context(shape) if ctx is None else ctx,
+            slots=slots,
+            unified=kv_unified,
+            key_type=_cache_type(keys),
+            value_type=_cache_type(values or keys),
+            batch=batch,
+            ubatch=ubatch,
+            flash_attention=flash_attention,
+            logit_rows=logit_rows,
+            reserve_bytes=parse_size("reserve", reserve),
+        )
+        gpus, near = _ask_driver() if vram is None else (_given(vram), ())
+        wish = Wish(
+            shape=shape,
+            serving=serving,
+            gpus=gpus,
+            gpu_layers=_layers(gpu_layers),
+            leave=frozenset(leave),
+            spread=spread,
+            islands=near,
+        )
+        found = find_plan(wish)
     if as_json:
         print_json(_as_json(found))
     else:
         _show(found)
     return DOES_NOT_FIT if isinstance(found, Refusal) else 0
+
+
+@contextmanager
+def _wrong_usage() -> Iterator[None]:
+    """Makes wrong usage of a value that is no good: of a failure, the exit code would say that it does not fit."""
+    try:
+        yield
+    except InvalidValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _context(shape: ModelShape) -> int:
