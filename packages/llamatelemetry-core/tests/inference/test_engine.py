@@ -402,6 +402,33 @@ def test_an_engine_refuses_to_work_in_a_forked_child_and_goes_on_in_the_parent()
     assert out.split("\n") == ["True", "True", "a b", ""]
 
 
+def test_a_forked_child_waits_for_no_answer_and_cancels_none() -> None:
+    out = run_python("""
+        import os
+        from llamatelemetry import InferenceEngine, InferenceRequest
+        from llamatelemetry.backends.echo import EchoBackend, EchoScript
+        from llamatelemetry.errors import EngineClosedError
+        request = InferenceRequest(prompt="a b")
+        with InferenceEngine(EchoBackend(EchoScript(prefill_s=0.2))) as engine:
+            done = engine.submit(request)
+            print(done.result().text, flush=True)
+            future, stream = engine.submit(request), engine.stream(request)
+            pid = os.fork()
+            if pid == 0:
+                print(done.result().text, future.cancel(), flush=True)
+                for wait in (future.result, future.exception, stream.result):
+                    try:
+                        wait()
+                    except EngineClosedError as error:
+                        print("fork" in str(error), flush=True)
+                stream.close()
+                os._exit(0)
+            os.waitpid(pid, 0)
+            print(future.result().text, stream.result().text)
+    """)
+    assert out.split("\n") == ["a b", "a b False", "True", "True", "True", "a b a b", ""]
+
+
 def test_interpreter_exit_with_requests_in_flight_is_prompt_and_silent() -> None:
     out = run_python("""
         from llamatelemetry import InferenceEngine, InferenceRequest

@@ -23,6 +23,7 @@ from llamatelemetry.errors import (
     ModelFileError,
     StreamInterruptedError,
 )
+from llamatelemetry.inference.engine import InferenceEngine
 from llamatelemetry.llama.backend import LlamaCppBackend
 from llamatelemetry.llama.model_files import demo_model
 from llamatelemetry.testing.contracts import BackendContract
@@ -378,3 +379,19 @@ def test_closing_ends_what_still_streams(owned):
     with pytest.raises(BackendError):
         list(stream)
     assert not owned.server.running
+
+
+def test_a_forked_child_that_leaves_a_stream_does_not_end_it_for_its_parent(server):
+    with (
+        InferenceEngine("llamacpp", server_url=server.url) as engine,
+        engine.stream(InferenceRequest(prompt="1 2 3 4", max_tokens=24)) as stream,
+    ):
+        next(stream)
+        pid = os.fork()
+        if pid == 0:
+            # The socket that the answer comes through is the child's, too.
+            stream.close()
+            del stream
+            os._exit(0)
+        os.waitpid(pid, 0)
+        assert stream.result(30).output_tokens == 24

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Future
 
@@ -32,13 +33,24 @@ Progress = Callable[[int], int]
 
 
 class InferenceFuture(Future[InferenceResult]):
-    """A ``concurrent.futures.Future`` whose ``cancel()`` also stops a request that already runs."""
+    """A ``concurrent.futures.Future`` whose ``cancel()`` also stops a request that already runs.
+
+    In a forked child it stops nothing, because the answer is its parent's and so is the socket it comes through,
+    which the child has too; and there it waits for nothing, because nothing will come.
+    """
 
     def __init__(self, cancel: CancelToken, trace_id: str | None) -> None:
         super().__init__()
         self._cancel_token = cancel
         self._started = False
+        self._settled = False
+        self._pid = os.getpid()
         self.trace_id = trace_id
+
+    @property
+    def foreign(self) -> bool:
+        """True in a process that was forked from the one that asked."""
+        return self._pid != os.getpid()
 
     def running(self) -> bool:
         """True from dispatch to the end."""
@@ -46,6 +58,8 @@ class InferenceFuture(Future[InferenceResult]):
 
     def cancel(self) -> bool:
         """Stops the request wherever it is; False if it is already done."""
+        if self.foreign:
+            return False
         # Never marked as running for the base class, so that it can be cancelled at any time.
         accepted = super().cancel()
         if accepted:
@@ -54,8 +68,28 @@ class InferenceFuture(Future[InferenceResult]):
 
     def abandon(self) -> None:
         """Stops the request, and lets it settle with what it produced."""
-        if not self.done():
+        if not self.foreign and not self.done():
             self._cancel_token.cancel()
+
+    def result(self, timeout: float | None = None) -> InferenceResult:
+        """The answer, as ``concurrent.futures`` gives it.
+
+        Raises:
+            LlamatelemetryError: The request failed.
+            EngineClosedError: This process was forked from the one that asked before there was an answer.
+            TimeoutError: It is not finished within ``timeout`` seconds.
+        """
+        self._check_process()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What :meth:`result` raises, or None; waits for it as that does."""
+        self._check_process()
+        return super().exception(timeout)
+
+    def _check_process(self) -> None:
+        if self.foreign and not self._settled:
+            raise EngineClosedError("a request does not survive a fork: the answer goes to the parent process")
 
     def mark_started(self) -> None:
         """Notes that the backend has it now."""
@@ -70,6 +104,7 @@ class InferenceFuture(Future[InferenceResult]):
             self.set_exception(outcome)
         else:
             self.set_result(outcome)
+        self._settled = True
 
 
 class Job:

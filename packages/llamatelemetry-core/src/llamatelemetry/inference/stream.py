@@ -9,7 +9,6 @@ from __future__ import annotations
 import _thread
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 def _abandon_from_finalizer(future: InferenceFuture) -> None:
     """Cancels from another thread: the collector may run this while the current one holds a lock."""
-    if not future.done():
+    if not future.foreign and not future.done():
         # At interpreter exit no thread can be started; exit closes the engine itself.
         with contextlib.suppress(RuntimeError):
             _thread.start_new_thread(future.abandon, ())
@@ -41,7 +40,6 @@ class InferenceStream(Iterator[TokenDelta]):
         self._future = future
         self._deltas = deltas
         self._get = deltas.get
-        self._pid = os.getpid()
         self._ended = False
 
     @property
@@ -52,7 +50,7 @@ class InferenceStream(Iterator[TokenDelta]):
     def __next__(self) -> TokenDelta:
         if self._ended:
             raise StopIteration
-        if self._pid != os.getpid():
+        if self._future.foreign:
             raise EngineClosedError("a stream does not survive a fork: the answer goes to the parent process")
         try:
             delta = self._get()
@@ -73,7 +71,8 @@ class InferenceStream(Iterator[TokenDelta]):
             LlamatelemetryError: The request failed.
             TimeoutError: It is not finished within ``timeout_s``; it goes on.
         """
-        self._deltas.let_go()
+        if not self._future.foreign:
+            self._deltas.let_go()
         try:
             return self._future.result(timeout_s)
         except KeyboardInterrupt:
