@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from llamatelemetry.deployment import history, status
 
 SMALL = ("--ctx", "256", "--slots", "1", "--threads", "1")
@@ -43,6 +45,16 @@ def test_a_failure_is_one_line_of_json_and_an_exit_code(kept, kept_home: Path, m
     error = json.loads(done.stdout)["error"]
     assert error["type"] == "ArtifactMissingError"
     assert f"serves at {kept.url}" in error["message"]
+
+
+def test_a_server_is_not_called_unhealthy_where_the_plugin_that_would_ask_it_is_disabled(
+    kept, kept_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMATELEMETRY_DISABLED_PLUGINS", "llamacpp")
+    done = llamatelemetry("deploy", "status", "--name", "kept", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.startswith("kept  unknown  whole")
+    assert "LLAMATELEMETRY_DISABLED_PLUGINS" in done.stdout
 
 
 def test_in_the_foreground_it_lasts_as_long_as_the_command(home: Path, models, tmp_path: Path, gone) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from llamatelemetry.deployment.processes import ProcessRef
-from llamatelemetry.deployment.record import Deployment
+from llamatelemetry.cli.app import run
+from llamatelemetry.deployment.checks import checks
+from llamatelemetry.deployment.processes import ProcessRef, process_ref
+from llamatelemetry.deployment.record import Deployment, ServeOptions
 from llamatelemetry.deployment.standing import judge, status
 from llamatelemetry.deployment.state import KEPT, DeploymentFolder, Ending, deployment_names, state_home
 from llamatelemetry.errors import ArtifactError, DeploymentBusyError, DeploymentRecordError, UnknownNameError
+from llamatelemetry.plugins import CheckState
 
 
 def made(name: str = "chat", deployment_id: str = "one") -> Deployment:
@@ -110,3 +114,24 @@ def test_how_a_server_ended_is_told_apart_from_how_it_was_meant_to(tmp_path: Pat
     folder.note_end("one", Ending(reason="it was stopped", wanted=True, ended_ns=1))
     assert judge(folder, made()).state == "stopped"
     assert judge(folder, replace(made(), id="two")).state == "dead"
+
+
+def test_whether_it_serves_cannot_be_told_without_the_plugin_that_asks_its_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("LLAMATELEMETRY_HOME", str(tmp_path))
+    process = process_ref(os.getpid())
+    assert process is not None
+    running = replace(made(), supervisor=process, server=process, options=ServeOptions(backend="gone"))
+    folder = DeploymentFolder("chat")
+    with folder.locked():
+        folder.note(running)
+
+    now = status("chat")
+
+    assert (now.state, now.uptime_s) == ("unknown", None)
+    assert "'gone'" in now.problem
+    (check,) = checks()
+    assert (check.state, check.fix) == (CheckState.WARNING, "llamatelemetry plugins")
+    assert run(["deploy", "status"]) == 1
+    assert "chat  unknown" in capsys.readouterr().out

@@ -140,7 +140,7 @@ def start(
 @click.option("--name", help="The deployment.  [default: all]")
 @json_option
 def status(name: str | None, *, as_json: bool) -> int:
-    """Say how a deployment is: serving, unhealthy, dead or stopped.
+    """Say how a deployment is: serving, unhealthy, dead, stopped, or unknown without its backend's plugin.
 
     Its processes are looked for and its server is asked. Exit code 1 if one neither serves nor was stopped.
     """
@@ -155,7 +155,7 @@ def status(name: str | None, *, as_json: bool) -> int:
         click.echo("Nothing is deployed. See llamatelemetry deploy --help.")
     for each in () if as_json else found:
         console().print(status_view(each), soft_wrap=True)
-    return UNUSABLE if any(each.state in {"dead", "unhealthy"} for each in found) else 0
+    return UNUSABLE if any(each.state not in {"serving", "stopped"} for each in found) else 0
 
 
 @deploy.command(epilog=examples("llamatelemetry deploy stop --name chat"))

@@ -14,7 +14,7 @@ from llamatelemetry.deployment.record import Deployment
 from llamatelemetry.deployment.standing import DeploymentStatus
 from llamatelemetry.distributed.sizes import counted
 
-_COLOURS: Final = {"serving": "green", "unhealthy": "yellow", "dead": "red", "stopped": "dim"}
+_COLOURS: Final = {"serving": "green", "unhealthy": "yellow", "unknown": "yellow", "dead": "red", "stopped": "dim"}
 _WORDS: Final = {
     "signed": "it is what its manifest says, and both are signed",
     "verified": "it is what its manifest says",

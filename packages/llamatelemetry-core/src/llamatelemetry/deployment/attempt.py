@@ -15,7 +15,7 @@ from llamatelemetry.deployment.placing import HOST, Placed, place_model
 from llamatelemetry.deployment.ports import ADDRESS, taken
 from llamatelemetry.deployment.processes import private_bytes
 from llamatelemetry.deployment.record import Deployment, ServeOptions, check_port
-from llamatelemetry.deployment.smoke import smoke_test, unhealthy
+from llamatelemetry.deployment.smoke import ask_health, smoke_test
 from llamatelemetry.deployment.state import DeploymentFolder, Ending
 from llamatelemetry.deployment.stopping import runs, stop_server
 from llamatelemetry.deployment.supervised import Candidate
@@ -145,7 +145,7 @@ class _Attempt:
         with self._trace.doing("smoke"):
             smoke_test(deployment.url, backend=deployment.options.backend, sha256=deployment.sha256)
         with self._trace.doing("health"):
-            if problem := unhealthy(deployment.url, backend=deployment.options.backend):
+            if problem := ask_health(deployment.url, backend=deployment.options.backend).problem:
                 raise SmokeTestError(problem)
 
     def _retire(self, before: Deployment) -> None:
@@ -202,7 +202,7 @@ class _Attempt:
                 log=candidate.log,
                 started_ns=self._order.clock.time_ns(),
             )
-            if problem := unhealthy(again.url, backend=order.options.backend):
+            if problem := ask_health(again.url, backend=order.options.backend).problem:
                 raise SmokeTestError(problem)
             self._folder.note(again)
             if self._order.detached:

@@ -33,6 +33,13 @@ def _check(now: DeploymentStatus) -> Check:
     what = f"{deployment.model} at {deployment.url}"
     if now.state == "serving":
         return Check(name=deployment.name, state=CheckState.OK, detail=f"{what} serves")
+    if now.state == "unknown":
+        return Check(
+            name=deployment.name,
+            state=CheckState.WARNING,
+            detail=f"whether {what} serves cannot be told: {now.problem}",
+            fix="llamatelemetry plugins",
+        )
     fix = f"look at {deployment.log}; llamatelemetry deploy {deployment.artifact} --name {deployment.name}, or "
     return Check(
         name=deployment.name,

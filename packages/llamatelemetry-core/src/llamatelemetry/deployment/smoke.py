@@ -35,6 +35,19 @@ class Answer:
     ttft_ms: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """How a server is.
+
+    Attributes:
+        problem: Why it cannot be used, or could not be asked, in words; empty where it can be used.
+        asked: Whether it was asked; not where its backend is missing, disabled or has no way to.
+    """
+
+    problem: str
+    asked: bool = True
+
+
 def smoke_test(url: str, *, backend: str, sha256: str) -> Answer:
     """Asks a server something, and holds the file that it says it serves to a digest.
 
@@ -70,8 +83,8 @@ def smoke_test(url: str, *, backend: str, sha256: str) -> Answer:
     )
 
 
-def unhealthy(url: str, *, backend: str, timeout_s: float = 2.0) -> str:
-    """Why a server cannot be used at this moment, in words; empty where it can. Asks it over HTTP.
+def ask_health(url: str, *, backend: str, timeout_s: float = 2.0) -> Health:
+    """How a server is at this moment. Asks it over HTTP.
 
     Args:
         url: The server's base URL.
@@ -82,7 +95,7 @@ def unhealthy(url: str, *, backend: str, timeout_s: float = 2.0) -> str:
         made: Callable[..., Backend] = load_plugins().resolve_backend(backend)
         speaker = made(server_url=url)
     except LlamatelemetryError as error:
-        return str(error)
+        return Health(problem=str(error), asked=False)
     if not isinstance(speaker, HealthReporting):
-        return f"backend {backend!r} cannot tell whether its server serves"
-    return speaker.unhealthy(timeout_s)
+        return Health(problem=f"backend {backend!r} cannot tell whether its server serves", asked=False)
+    return Health(problem=speaker.unhealthy(timeout_s))

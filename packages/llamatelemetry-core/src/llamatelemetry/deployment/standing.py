@@ -9,12 +9,12 @@ from typing import Any, Literal
 from llamatelemetry.clock import SYSTEM_CLOCK, Clock
 from llamatelemetry.deployment.processes import is_running
 from llamatelemetry.deployment.record import DEFAULT_NAME, Deployment
-from llamatelemetry.deployment.smoke import unhealthy
+from llamatelemetry.deployment.smoke import ask_health
 from llamatelemetry.deployment.state import DeploymentFolder, deployment_names
 
-DeploymentState = Literal["serving", "unhealthy", "dead", "stopped"]
-"""``serving``: it answers. ``unhealthy``: its processes are there and it does not answer. ``dead``: it ended, and
-nobody asked for that. ``stopped``: somebody did."""
+DeploymentState = Literal["serving", "unhealthy", "unknown", "dead", "stopped"]
+"""``serving``: it answers. ``unhealthy``: its processes are there and it does not answer. ``unknown``: they are there
+and the plugin that would ask it is not. ``dead``: it ended, and nobody asked for that. ``stopped``: somebody did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class DeploymentStatus:
         deployment: The deployment.
         state: How it is.
         problem: What is wrong, in words; empty where nothing is.
-        uptime_s: Seconds that it has served; None where it does not.
+        uptime_s: Seconds that it has served; None where it does not, or nobody can tell.
     """
 
     deployment: Deployment
@@ -89,10 +89,11 @@ def judge(folder: DeploymentFolder, deployment: Deployment, *, clock: Clock = SY
         problem = f"its supervisor, process {deployment.supervisor.pid}, is gone and so is its server"
         return DeploymentStatus(deployment=deployment, state="dead", problem=problem)
     uptime_s = max(0.0, (clock.time_ns() - deployment.started_ns) / 1e9)
-    problem = unhealthy(deployment.url, backend=deployment.options.backend)
-    if not problem:
+    health = ask_health(deployment.url, backend=deployment.options.backend)
+    if not health.problem:
         return DeploymentStatus(deployment=deployment, state="serving", uptime_s=uptime_s)
     if deployment.server is not None and not is_running(deployment.server):
         problem = f"its server, process {deployment.server.pid}, is gone"
         return DeploymentStatus(deployment=deployment, state="dead", problem=problem)
-    return DeploymentStatus(deployment=deployment, state="unhealthy", problem=problem)
+    state: DeploymentState = "unhealthy" if health.asked else "unknown"
+    return DeploymentStatus(deployment=deployment, state=state, problem=health.problem)
