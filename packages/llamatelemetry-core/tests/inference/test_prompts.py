@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from collections import Counter
 
 from hypothesis import given
@@ -117,11 +118,22 @@ def test_parts_of_a_message_count_by_their_text_and_tell_apart_by_the_rest() -> 
 
 def test_only_so_much_is_remembered() -> None:
     words = WordTokenizer()
-    tokenizer = PromptTokenizer(words, cached_bytes=40)
+    tokenizer = PromptTokenizer(words, cached_bytes=1000)
     for text in ("a b c", "d e f", "g h i", "j k l", "a b c"):
         tokenizer.prompt_of(InferenceRequest(prompt=text))
     assert words.asked["a b c"] == 2
     assert words.asked["j k l"] == 1
+
+
+def test_what_is_remembered_takes_no_more_memory_than_it_may_however_short_the_texts() -> None:
+    bound = 2**20
+    tokenizer = PromptTokenizer(lambda _text: [1] * 4, cached_bytes=bound)
+    tracemalloc.start()
+    for number in range(6000):
+        tokenizer.prompt_of(InferenceRequest(prompt=f"question {number}"))
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert bound / 2 < taken < bound * 1.25
 
 
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=5))
@@ -133,7 +145,7 @@ def test_any_text_gives_at_least_one_token_and_the_same_ones_again(texts: list[s
 
 
 def test_many_threads_may_ask_at_once() -> None:
-    tokenizer = PromptTokenizer(WordTokenizer(), cached_bytes=400)
+    tokenizer = PromptTokenizer(WordTokenizer(), cached_bytes=4000)
     expected = tokenizer.prompt_of(chat("x y", "z"))
     wrong = []
 

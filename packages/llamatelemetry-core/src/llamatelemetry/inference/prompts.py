@@ -9,6 +9,7 @@ reports. The result is an estimate, and said to be one.
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import zlib
 from collections import OrderedDict
@@ -19,8 +20,11 @@ from typing import Final
 from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.inference.tokens import PackedTokens, count_tokens, pack_tokens
 
-CACHED_BYTES: Final = 32 * 2**20
-"""Packed tokens kept; past it the texts longest unused are forgotten."""
+CACHED_BYTES: Final = 64 * 2**20
+"""Memory that texts and their tokens may take; past it those longest unused are forgotten."""
+
+_ENTRY_BYTES: Final = 160
+"""What a dictionary that keeps an order takes for one entry, beside its key and its value."""
 
 _FIRST_OVERHEAD: Final = 5.0
 """Tokens that ChatML puts around a message: two markers, the role and two line ends."""
@@ -51,7 +55,7 @@ class PromptTokenizer:
 
     Args:
         tokenize: The backend's tokenizer; None says that it has none.
-        cached_bytes: Packed tokens to keep, in bytes.
+        cached_bytes: Memory that what is remembered may take, in bytes.
     """
 
     def __init__(self, tokenize: Callable[[str], Sequence[int] | None], *, cached_bytes: int = CACHED_BYTES) -> None:
@@ -123,12 +127,15 @@ class PromptTokenizer:
             return None
         with self._lock:
             if text not in self._texts:
-                self._bytes += len(tokens)
+                self._bytes += _weight(text, tokens)
             self._texts[text] = tokens
             while self._bytes > self._cached_bytes and self._texts:
-                _, forgotten = self._texts.popitem(last=False)
-                self._bytes -= len(forgotten)
+                self._bytes -= _weight(*self._texts.popitem(last=False))
         return tokens
+
+
+def _weight(text: str, tokens: PackedTokens) -> int:
+    return sys.getsizeof(text) + sys.getsizeof(tokens) + _ENTRY_BYTES
 
 
 def _pieces(request: InferenceRequest) -> Iterator[tuple[bytes, str]]:
