@@ -24,6 +24,7 @@ from llamatelemetry.errors import (
     StreamInterruptedError,
 )
 from llamatelemetry.inference.engine import InferenceEngine
+from llamatelemetry.llama import backend as backend_module
 from llamatelemetry.llama.backend import LlamaCppBackend
 from llamatelemetry.llama.model_files import demo_model
 from llamatelemetry.testing.contracts import BackendContract
@@ -379,6 +380,16 @@ def test_closing_ends_what_still_streams(owned):
     with pytest.raises(BackendError):
         list(stream)
     assert not owned.server.running
+
+
+def test_a_server_that_hangs_is_not_waited_for_to_count_a_prompt(owned, monkeypatch):
+    monkeypatch.setattr(backend_module, "_TOKENIZE_S", 0.2)
+    os.kill(owned.server.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(BackendConnectionError, match=r"silent for 0\.2 s"):
+            owned.tokenize("a")
+    finally:
+        os.kill(owned.server.pid, signal.SIGCONT)
 
 
 def test_a_forked_child_that_leaves_a_stream_does_not_end_it_for_its_parent(server):

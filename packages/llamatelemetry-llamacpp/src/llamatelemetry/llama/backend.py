@@ -34,6 +34,7 @@ from llamatelemetry.llama.transport import Wire
 
 _READY_POLL_S: Final = 0.1
 _EXIT_WAIT_S: Final = 0.5
+_TOKENIZE_S: Final = 5.0
 
 
 class LlamaCppBackend:
@@ -210,9 +211,9 @@ class LlamaCppBackend:
         """Asks the server for the ids of plain text: markers in it are text too.
 
         Raises:
-            BackendError: It does not answer.
+            BackendError: It does not answer within a few seconds: the engine asks while its caller waits to submit.
         """
-        return self._opened().tokenize(text, parse_special=False)
+        return self._opened().tokenize(text, parse_special=False, timeout_s=_TOKENIZE_S)
 
     def stream(self, request: InferenceRequest, placement: Placement) -> Iterator[TokenDelta | StreamEnd]:
         """Streams one answer; see the protocol.

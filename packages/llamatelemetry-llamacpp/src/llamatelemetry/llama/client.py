@@ -147,16 +147,24 @@ class LlamaClient:
         """
         return parse_metrics(self._http.read("GET", "/metrics", timeout_s=timeout_s).decode(errors="replace"))
 
-    def tokenize(self, content: str, *, add_special: bool = False, parse_special: bool = True) -> tuple[int, ...]:
+    def tokenize(
+        self,
+        content: str,
+        *,
+        add_special: bool = False,
+        parse_special: bool = True,
+        timeout_s: float | None = None,
+    ) -> tuple[int, ...]:
         """Tokens of a text.
 
         Args:
             content: The text.
             add_special: Adds what the model wants at the beginning, as a generation does.
             parse_special: Reads markers such as ``<|im_start|>`` as one token.
+            timeout_s: Longest silence, in seconds; None is the client's own.
         """
         body = {"content": content, "add_special": add_special, "parse_special": parse_special}
-        tokens = _member(self._http.json("POST", "/tokenize", body), "tokens", list)
+        tokens = _member(self._http.json("POST", "/tokenize", body, timeout_s=timeout_s), "tokens", list)
         if not all(isinstance(token, int) for token in tokens):
             raise BackendProtocolError(f"{self.address} sent tokens that are not numbers")
         return tuple(tokens)
