@@ -125,6 +125,18 @@ def test_arguments_follow_the_same_rules_as_variables(arguments: dict[str, Any],
     assert caught.value.field == field
 
 
+def test_headers_which_hold_keys_are_in_no_error_and_no_representation() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        resolve_settings({}, {"OTEL_EXPORTER_OTLP_HEADERS": "authorization: Bearer hunter2"})
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    for given in ("api-key=hunter2", {"api-key": b"hunter2"}):
+        with pytest.raises(ConfigurationError, match="give a mapping of names to text") as caught:
+            resolve_settings({"otlp_headers": given}, {})
+        assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in repr(resolve_settings({"otlp_headers": {"api-key": "hunter2"}}, {}))
+
+
 def test_one_pattern_may_be_given_alone() -> None:
     assert resolve_settings({"redact_patterns": "EMP-?"}, {}).redact_patterns == ("EMP-?",)
 

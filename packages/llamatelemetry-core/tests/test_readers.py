@@ -7,7 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamatelemetry.readers import base_url, flag, headers, names, number, one_of, some_of, url, whole
+from llamatelemetry.readers import (
+    base_url,
+    flag,
+    headers,
+    names,
+    number,
+    one_of,
+    some_of,
+    url,
+    whole,
+    without_credentials,
+)
 
 Colour = Literal["red", "green", "blue"]
 tokens = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1)
@@ -71,6 +82,19 @@ def test_what_nothing_can_be_sent_to_is_no_url(text: str) -> None:
     for read in (url, base_url):
         with pytest.raises(ValueError, match=r"^give a URL such as"):
             read(text)
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("https://ada:hunter2@there:4318/v1/traces", "https://there:4318/v1/traces"),
+        ("https://ada:hunt@er2@there", "https://there"),
+        ("https://there/a@b", "https://there/a@b"),
+        ("http://[::1]:4318", "http://[::1]:4318"),
+    ],
+)
+def test_a_url_is_shown_without_its_password(address: str, shown: str) -> None:
+    assert without_credentials(address) == shown
 
 
 @given(st.dictionaries(tokens, st.text()))

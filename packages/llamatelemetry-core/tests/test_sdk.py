@@ -331,6 +331,14 @@ def test_shutdown_is_bounded_and_says_how_many_spans_were_lost(fault: Fault, cap
     assert f"{report.spans_lost} of {report.spans_lost} spans to OTLP {endpoint}/v1/traces" in caplog.text
 
 
+def test_a_password_in_an_endpoint_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    lt.init(otlp_endpoint="http://ada:hunter2@127.0.0.1:1", shutdown_timeout_s=0.3)
+    infer()
+    assert lt.shutdown().spans_lost
+    assert "to OTLP http://127.0.0.1:1/v1/traces" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
 def test_flush_is_bounded_and_says_that_it_failed() -> None:
     with broken_endpoint("answers nothing") as endpoint:
         lt.init(otlp_endpoint=endpoint, shutdown_timeout_s=0.3)

@@ -61,7 +61,7 @@ class Settings:
         otlp_traces_protocol: How to speak it for spans; None is as for the others.
         otlp_metrics_protocol: How to speak it for metrics.
         otlp_logs_protocol: How to speak it for log records.
-        otlp_headers: Extra headers for each export.
+        otlp_headers: Extra headers for each export; they hold keys, so none is in what ``repr()`` says.
         otlp_traces_headers: Extra headers for each export of spans instead; None is as for the others.
         otlp_metrics_headers: Extra headers for each export of metrics instead.
         otlp_logs_headers: Extra headers for each export of log records instead.
@@ -109,10 +109,10 @@ class Settings:
     otlp_traces_protocol: Protocol | None = None
     otlp_metrics_protocol: Protocol | None = None
     otlp_logs_protocol: Protocol | None = None
-    otlp_headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    otlp_traces_headers: Mapping[str, str] | None = None
-    otlp_metrics_headers: Mapping[str, str] | None = None
-    otlp_logs_headers: Mapping[str, str] | None = None
+    otlp_headers: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
+    otlp_traces_headers: Mapping[str, str] | None = dataclasses.field(default=None, repr=False)
+    otlp_metrics_headers: Mapping[str, str] | None = dataclasses.field(default=None, repr=False)
+    otlp_logs_headers: Mapping[str, str] | None = dataclasses.field(default=None, repr=False)
     traces_exporters: tuple[Exporter, ...] = ("file",)
     metrics_exporters: tuple[Exporter, ...] = ("file",)
     logs_exporters: tuple[Exporter, ...] = ("file",)
@@ -157,6 +157,8 @@ class Variable:
     parse: Callable[[str], Any]
 
 
+HIDDEN: Final = "(not shown)"
+"""In place of a value that is probably a secret."""
 _COUNT_MAX: Final = 1_000_000
 _BYTES_MAX: Final = 2**40
 
@@ -258,7 +260,9 @@ def _values_in(environ: Mapping[str, str]) -> dict[str, Any]:
             values[variable.field] = variable.parse(text)
         except ValueError as error:
             if not values.get("disabled"):
-                raise ConfigurationError(variable.name, text, str(error)) from None
+                # Headers are how receivers are shown a key, and this is said in logs.
+                shown = HIDDEN if variable.parse is headers else text
+                raise ConfigurationError(variable.name, shown, str(error)) from None
     if not values.get("disabled"):
         _reject_unknown_variables(environ)
     return values
@@ -281,7 +285,14 @@ def _check_argument(name: str, value: Any) -> Any:
             return parse(str(value).lower())
         return parse(str(value) if isinstance(value, str | Path | float | int) else ",".join(value))
     except (ValueError, TypeError) as error:
-        raise ConfigurationError(name, value, str(error)) from None
+        raise ConfigurationError(name, HIDDEN if name.endswith("headers") else value, str(error)) from None
+
+
+def _headers_given(value: Any) -> dict[str, str]:
+    given = dict(value) if isinstance(value, Mapping) else {}
+    if not isinstance(value, Mapping) or not all(isinstance(text, str) for pair in given.items() for text in pair):
+        raise ValueError("give a mapping of names to text")
+    return given
 
 
 def _patterns(value: str | Iterable[str]) -> tuple[str, ...]:
@@ -296,11 +307,11 @@ def _patterns(value: str | Iterable[str]) -> tuple[str, ...]:
 
 # Settings that have no variable, or whose variable is in other units.
 _ARGUMENT_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
-    "otlp_headers": dict,
+    "otlp_headers": _headers_given,
     "redact_patterns": _patterns,
-    "otlp_traces_headers": dict,
-    "otlp_metrics_headers": dict,
-    "otlp_logs_headers": dict,
+    "otlp_traces_headers": _headers_given,
+    "otlp_metrics_headers": _headers_given,
+    "otlp_logs_headers": _headers_given,
     "span_delay_s": lambda value: number(0)(str(value)),
     "log_delay_s": lambda value: number(0)(str(value)),
     "metric_interval_s": lambda value: number(0.001)(str(value)),

@@ -94,6 +94,13 @@ def base_url(text: str) -> str:
     return url(text).rstrip("/")
 
 
+def without_credentials(address: str) -> str:
+    """A URL as it may be shown: name and password, which stand before its host, are left out."""
+    scheme, separator, rest = address.partition("://")
+    place, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{place.rpartition('@')[2]}{slash}{path}"
+
+
 def headers(text: str) -> dict[str, str]:
     """Reads ``key=value`` pairs as OpenTelemetry's OTLP exporter specification has them.
 

@@ -117,6 +117,14 @@ def test_a_receiver_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) 
     assert ".jsonl:1: Connection refused. Before it: 0 lines" in str(caught.value)
 
 
+def test_a_password_in_the_receivers_address_is_not_said(tmp_path: Path) -> None:
+    written(tmp_path, some_spans(1))
+    with OtlpSink(400) as sink, pytest.raises(ReplayError) as caught:
+        replay(tmp_path, sink.endpoint.replace("//", "//ada:hunter2@"))
+    assert sink.headers[0]["authorization"].startswith("Basic ")
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_receiver_that_hangs_up_is_an_error_in_plain_words(tmp_path: Path) -> None:
     written(tmp_path, some_spans(1))
     with socket.create_server(("127.0.0.1", 0)) as listener:

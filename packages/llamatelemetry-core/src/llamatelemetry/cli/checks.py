@@ -17,6 +17,7 @@ from llamatelemetry.errors import ConfigurationError
 from llamatelemetry.otel.delivery import Signal
 from llamatelemetry.otel.otlp import signal_endpoint, signal_protocol
 from llamatelemetry.plugins import Check, CheckState, PluginReport, PluginState
+from llamatelemetry.readers import without_credentials
 
 _OURS: Final = "llamatelemetry-"
 _NEEDED: Final = {
@@ -140,17 +141,17 @@ def _check_otlp(settings: Settings) -> list[Check]:
 
 
 def _check_endpoint(endpoint: str) -> Check:
-    name = "OTLP endpoint"
+    name, shown = "OTLP endpoint", without_credentials(endpoint)
     fix = "start a collector there; or unset OTEL_EXPORTER_OTLP_ENDPOINT and otlp among the exporters, to write files"
     try:
         parts = urlsplit(endpoint)
         address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
     except ValueError as problem:  # The variables are held to more; this is what a plugin may have made of them.
-        return error(name, f"{endpoint} is not a URL: {problem}", "give a URL such as http://127.0.0.1:4318")
+        return error(name, f"{shown} is not a URL: {problem}", "give a URL such as http://127.0.0.1:4318")
     silence = _reason_of_silence(address)
     if silence is not None:
-        return error(name, f"{endpoint} does not answer: {silence}", fix)
-    return ok(name, f"{endpoint} answers")
+        return error(name, f"{shown} does not answer: {silence}", fix)
+    return ok(name, f"{shown} answers")
 
 
 def _reason_of_silence(address: tuple[str, int]) -> str | None:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from llamatelemetry.cli.output import examples, json_option, print_json, progress_console
 from llamatelemetry.otel.replay import ReplaySummary
 from llamatelemetry.otel.replay import replay as deliver
+from llamatelemetry.readers import without_credentials
 
 
 def _url(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
@@ -74,9 +75,9 @@ def replay(file: Path, url: str, headers: dict[str, str], timeout: float, *, as_
 
         summary = deliver(file, url, headers=headers, timeout_s=timeout, progress=advance)
     if as_json:
-        print_json({"to": url, **asdict(summary)})
+        print_json({"to": without_credentials(url), **asdict(summary)})
     else:
-        click.echo(f"Delivered {summary} to {url}.")
+        click.echo(f"Delivered {summary} to {without_credentials(url)}.")
 
 
 def _size(path: Path) -> int:

@@ -28,6 +28,7 @@ from llamatelemetry.otel.processors import (
     CourierSpanProcessor,
 )
 from llamatelemetry.otel.prometheus import PrometheusEndpoint
+from llamatelemetry.readers import without_credentials
 
 _LOCAL_DELAY_S: Final = 1.0
 """A crash loses at most this much of what goes to files."""
@@ -151,7 +152,7 @@ class Exporters:
 
     def _place(self, signal: Signal, exporter: Exporter) -> str:
         if exporter == "otlp":
-            return f"OTLP {otlp.signal_url(self._settings, signal)}"
+            return f"OTLP {without_credentials(otlp.signal_url(self._settings, signal))}"
         return f"files in {self._settings.telemetry_dir}" if exporter == "file" else exporter
 
 

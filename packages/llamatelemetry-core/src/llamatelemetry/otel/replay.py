@@ -30,6 +30,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from llamatelemetry.errors import ReplayError
+from llamatelemetry.readers import without_credentials
 
 RETRYABLE: Final = frozenset({429, 502, 503, 504})
 """https://opentelemetry.io/docs/specs/otlp/#retryable-response-codes"""
@@ -126,7 +127,8 @@ def replay(
                 try:
                     _post(session, endpoint.rstrip("/"), kind, request, timeout_s)
                 except _RefusedError as refusal:
-                    raise ReplayError(f"{endpoint} did not take {place}: {refusal}. Before it: {summary}") from refusal
+                    receiver = without_credentials(endpoint)
+                    raise ReplayError(f"{receiver} did not take {place}: {refusal}. Before it: {summary}") from refusal
                 summary = _added(summary, request, len(line))
                 if progress is not None:
                     progress(summary)
