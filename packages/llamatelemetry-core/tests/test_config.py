@@ -130,9 +130,9 @@ def test_headers_which_hold_keys_are_in_no_error_and_no_representation() -> None
         resolve_settings({}, {"OTEL_EXPORTER_OTLP_HEADERS": "authorization: Bearer hunter2"})
     assert "OTEL_EXPORTER_OTLP_HEADERS" in str(caught.value)
     assert "hunter2" not in str(caught.value)
-    for given in ("api-key=hunter2", {"api-key": b"hunter2"}):
+    for wrong in ("api-key=hunter2", {"api-key": b"hunter2"}):
         with pytest.raises(ConfigurationError, match="give a mapping of names to text") as caught:
-            resolve_settings({"otlp_headers": given}, {})
+            resolve_settings({"otlp_headers": wrong}, {})
         assert "hunter2" not in str(caught.value)
     assert "hunter2" not in repr(resolve_settings({"otlp_headers": {"api-key": "hunter2"}}, {}))
 

@@ -289,10 +289,9 @@ def _check_argument(name: str, value: Any) -> Any:
 
 
 def _headers_given(value: Any) -> dict[str, str]:
-    given = dict(value) if isinstance(value, Mapping) else {}
-    if not isinstance(value, Mapping) or not all(isinstance(text, str) for pair in given.items() for text in pair):
-        raise ValueError("give a mapping of names to text")
-    return given
+    if isinstance(value, Mapping) and all(isinstance(text, str) for pair in value.items() for text in pair):
+        return dict(value)
+    raise ValueError("give a mapping of names to text")
 
 
 def _patterns(value: str | Iterable[str]) -> tuple[str, ...]:
