@@ -21,6 +21,10 @@ def test_each_request_gets_a_name_of_its_own_unless_given_one() -> None:
     assert InferenceRequest(prompt="a", request_id="mine").request_id == "mine"
 
 
+def test_a_request_may_wait_for_ever() -> None:
+    assert InferenceRequest(prompt="a", deadline_s=float("inf")).deadline_s == float("inf")
+
+
 def test_a_single_stop_string_is_one_stop_and_not_its_letters() -> None:
     assert InferenceRequest(prompt="a", stop="END").stop == ("END",)
 
@@ -65,6 +69,7 @@ def test_requests_cannot_be_changed() -> None:
         ("deadline_s", {"prompt": "a", "deadline_s": -1}),
         ("logprobs", {"prompt": "a", "logprobs": -1}),
         ("logprobs", {"prompt": "a", "logprobs": True}),
+        ("deadline_s", {"prompt": "a", "deadline_s": float("nan")}),
         ("stop", {"prompt": "a", "stop": [1]}),
     ],
 )
@@ -87,6 +92,7 @@ def test_a_bad_field_is_named_with_its_value(field: str, arguments: dict[str, An
         ("presence_penalty", -3),
         ("repeat_penalty", "much"),
         ("temperature", float("nan")),
+        ("repeat_penalty", float("inf")),
     ],
 )
 def test_sampling_out_of_range_is_refused(field: str, value: Any) -> None:

@@ -17,6 +17,7 @@ from llamatelemetry.errors import (
     BackendProtocolError,
     BackendResponseError,
     ContextOverflowError,
+    InvalidRequestError,
     LlamatelemetryError,
     NotSupportedError,
     RequestCancelledError,
@@ -355,6 +356,16 @@ def test_a_reply_without_end_is_given_up(scripted, read_request, monkeypatch):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 8 * 2**20
+
+
+@pytest.mark.parametrize("content", [{"a set"}, float("nan"), b"bytes"], ids=["set", "nan", "bytes"])
+def test_what_is_no_json_is_the_callers_to_mend_and_no_fault_of_a_connection(scripted, content):
+    connections = []
+    with LlamaClient(scripted(connections.append)) as client, client.chat({"messages": [content]}) as stream:
+        with pytest.raises(InvalidRequestError, match="JSON"):
+            next(stream)
+        assert list(stream) == []
+    assert not connections
 
 
 def test_a_request_that_gets_no_answer_is_not_sent_twice(scripted, read_request):

@@ -26,8 +26,9 @@ def _check_range(name: str, value: float | None, low: float, high: float) -> Non
     integral = isinstance(low, int)
     if isinstance(value, bool) or not isinstance(value, int if integral else int | float):
         raise InvalidRequestError(name, value, "give a whole number" if integral else "give a number")
-    if not low <= value <= high:
-        limit = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+    # No JSON has infinity; of a time to wait it is one like any other.
+    if not low <= value <= high or (value == math.inf and name != "deadline_s"):
+        limit = f"of at least {low:g}, and finite" if high == math.inf else f"between {low:g} and {high:g}"
         raise InvalidRequestError(name, value, f"give a number {limit}")
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import requests
 import urllib3
 
-from llamatelemetry.errors import BackendProtocolError, InvalidValueError
+from llamatelemetry.errors import BackendProtocolError, InvalidRequestError, InvalidValueError
 from llamatelemetry.llama.failures import error_from_body, error_from_transport
 from llamatelemetry.llama.transport import Wire, make_session, using
 
@@ -135,15 +135,17 @@ class Exchange:
             wire: Gets the connection's socket when the wait for the answer begins.
 
         Raises:
+            InvalidRequestError: The body is no JSON.
             BackendError: The typed reason why there is none.
         """
+        data, kind = (None, {}) if body is None else (_encode(body), {"Content-Type": "application/json"})
         try:
             with using(wire):
                 response = self._session.request(
                     method,
                     self._base + path,
-                    json=body,
-                    headers=headers,
+                    data=data,
+                    headers={**kind, **headers},
                     timeout=(min(self._connect_timeout_s, silence_s), silence_s),
                     stream=True,
                     allow_redirects=False,
@@ -165,6 +167,14 @@ class Exchange:
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise error_from_transport(error, self.address, silence_s) from error
         return bytes(pieces)
+
+
+def _encode(body: Mapping[str, Any]) -> bytes:
+    # Not left to requests, whose word for it could be taken for a connection that failed.
+    try:
+        return json.dumps(body, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequestError("body", body, f"give what JSON can hold ({error})") from error
 
 
 class _Bearer(requests.auth.AuthBase):
