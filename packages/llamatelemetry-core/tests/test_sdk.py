@@ -588,6 +588,39 @@ def test_what_a_forked_worker_traced_is_not_lost_when_it_ends_without_the_interp
     assert sorted(span["name"] for span in spans_in(tmp_path / "data")) == ["parent", "pool", "process"]
 
 
+WORKERS_OF_THEIR_OWN = """
+import multiprocessing, warnings
+from concurrent.futures import ProcessPoolExecutor
+warnings.simplefilter("ignore", DeprecationWarning)
+import llamatelemetry as lt
+from opentelemetry import trace
+
+def work(name):
+    for again in range(2):
+        lt.init(telemetry_dir="data")
+        trace.get_tracer("app").start_span(f"{name} {again}").end()
+        if not again:
+            assert lt.shutdown().complete
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=work, args=("process",))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        pool.submit(work, "pool").result()
+"""
+
+
+def test_a_worker_that_starts_telemetry_itself_loses_nothing_either(tmp_path: Path) -> None:
+    _, status, _, err = run_until_end(WORKERS_OF_THEIR_OWN)
+    assert (status, err) == (0, "")
+    assert sorted(span["name"] for span in spans_in(tmp_path / "data")) == [
+        *("pool 0", "pool 1", "process 0", "process 1")
+    ]
+
+
 def test_a_forked_worker_ends_in_time_whatever_the_collector_does() -> None:
     with broken_endpoint("answers nothing") as endpoint:
         code = WORKERS.format(arguments=f"otlp_endpoint={endpoint!r}, shutdown_timeout_s=0.5")

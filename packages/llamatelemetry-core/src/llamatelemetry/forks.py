@@ -46,12 +46,31 @@ def at_end_of_worker(function: Callable[[], object]) -> None:
         util.register_after_fork(function, _promise)
 
 
+def at_end_of_this_worker(function: Callable[[], object]) -> None:
+    """Has a function called when this process comes to its end, if it is a worker of ``multiprocessing`` at work.
+
+    It is what :func:`at_end_of_worker` does for one that was not told so when it was forked. In a process that
+    is no worker it does nothing.
+
+    Args:
+        function: What to call, after the worker's own work and after its children have ended.
+    """
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None:
+        import multiprocessing.util  # noqa: F401 - there, as a rule, and always before the worker ends.
+
+        _promise(function)
+
+
 _at_end: Final[list[Callable[[], object]]] = []
+_promised: Final[dict[Callable[[], object], int]] = {}
 
 
 def _promise(function: Callable[[], object]) -> None:
-    # The number is an order: the negative ones come after whatever waits for the worker's children.
-    sys.modules["multiprocessing.util"].Finalize(None, function, exitpriority=-1)
+    if _promised.get(function) != os.getpid():
+        _promised[function] = os.getpid()
+        # The number is an order: the negative ones come after whatever waits for the worker's children.
+        sys.modules["multiprocessing.util"].Finalize(None, function, exitpriority=-1)
 
 
 def _forget(dead: weakref.WeakMethod[Callable[[], Any]]) -> None:

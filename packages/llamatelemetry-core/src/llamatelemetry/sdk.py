@@ -24,7 +24,7 @@ from llamatelemetry.config import (
     Settings,
     resolve_settings,
 )
-from llamatelemetry.forks import at_end_of_worker
+from llamatelemetry.forks import at_end_of_this_worker, at_end_of_worker
 from llamatelemetry.gpu.energy import WorkWeights
 from llamatelemetry.gpu.monitor import start_monitor
 from llamatelemetry.inference import live
@@ -188,6 +188,7 @@ def init(
             undo.pop_all()
         atexit.unregister(_at_exit)
         atexit.register(_at_exit)
+        at_end_of_this_worker(_at_exit)
         return _telemetry.settings
 
 
