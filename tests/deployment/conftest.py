@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gguf
 import pytest
 
 from llamatelemetry.artifacts.files import create_manifest, write_manifest
+from llamatelemetry.artifacts.lineage import lineage_of
 from llamatelemetry.artifacts.manifest import ArtifactOrigin
 from llamatelemetry.deployment import Deployment, ServeOptions, deploy, history, stop
 from llamatelemetry.deployment.processes import is_running
@@ -49,13 +51,24 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     return found
 
 
-def _cut(model: Path, path: Path) -> None:
-    """A model of the first layers alone, which loads and answers in no time."""
+@pytest.fixture(scope="session")
+def telling(models: Models, origin: ArtifactOrigin) -> Path:
+    """A model that names the run that made it in its own metadata; nothing describes it."""
+    path = models.first.with_name("alone") / "telling.gguf"
+    path.parent.mkdir()
+    _cut(models.first, path, lineage_of(origin).metadata())
+    return path
+
+
+def _cut(model: Path, path: Path, more: Mapping[str, str] = MappingProxyType({})) -> None:
+    """A model of the first layers alone, which loads and answers in no time, with more in its metadata."""
     source, made = gguf.GGUFReader(model), gguf.GGUFWriter(path, "llama")
     for key in source.fields.values():
         if not key.name.startswith("GGUF.") and key.name != "general.architecture":
             value = _LAYERS if key.name == "llama.block_count" else key.contents()
             made.add_key_value(key.name, value, key.types[0], key.types[-1] if len(key.types) > 1 else None)
+    for name, text in more.items():
+        made.add_string(name, text)
     for tensor in source.tensors:
         if not tensor.name.startswith("blk.") or int(tensor.name.split(".")[1]) < _LAYERS:
             made.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
 from llamatelemetry import InferenceEngine, InferenceRequest
+from llamatelemetry.artifacts.files import create_manifest, write_manifest
 from llamatelemetry.deployment import deploy, history, rollback, status, stop
 from llamatelemetry.errors import DeploymentFailedError, UnknownNameError
 from llamatelemetry.testing.semconv import assert_valid_spans
@@ -53,6 +55,26 @@ def test_a_deployment_is_one_trace_that_leads_to_the_run_that_made_its_model(
     (asked,) = [span for span in spans if span.name.startswith("chat first")]
     assert asked.parent_id == inside[STEPS.index("smoke")].span_id
     assert [link.span_id for link in asked.links] == [origin.span_id]
+
+
+@pytest.mark.parametrize("standing", ["verified", "missing"])
+def test_a_deployment_leads_to_the_run_that_only_its_model_file_names(
+    home: Path, telling: Path, options, origin, *, telemetry, tmp_path: Path, standing: str
+) -> None:
+    model = tmp_path / telling.name
+    shutil.copyfile(telling, model)
+    if standing == "verified":
+        write_manifest(create_manifest(model, kind="gguf"), model)
+    telemetry.start()
+    deploy(model, name="chat", options=options, allow_unverified=standing == "missing")
+    spans = telemetry.spans()
+    assert_valid_spans(spans, ["gen_ai", "llm"])
+    (deployed,) = [span for span in spans if span.name == "deploy"]
+    (asked,) = [span for span in spans if span.name.startswith("chat telling")]
+    for span in (deployed, asked):
+        (link,) = span.links
+        assert (link.trace_id, link.span_id) == (origin.trace_id, origin.span_id)
+        assert link.attributes == {"llamatelemetry.model.manifest": standing, "llamatelemetry.model.run.id": "run-7"}
 
 
 def test_on_one_port_the_next_model_takes_over_a_bad_one_is_rolled_back_and_the_old_one_can_be_had_again(

@@ -128,7 +128,7 @@ class _Attempt:
             manifest_digest=None if proved.manifest is None else proved.manifest.digest,
             standing=proved.standing,
         )
-        self._trace.made_by(proved.origin, proved.standing)
+        self._trace.made_by(proved.origin, "verified")
         return proved
 
     def _port(self) -> int | None:
@@ -143,7 +143,10 @@ class _Attempt:
 
     def _ask(self, deployment: Deployment) -> None:
         with self._trace.doing("smoke"):
-            smoke_test(deployment.url, backend=deployment.options.backend, sha256=deployment.sha256)
+            answer = smoke_test(deployment.url, backend=deployment.options.backend, sha256=deployment.sha256)
+        if not deployment.span_id and answer.lineage is not None:
+            # No manifest names the span, and the file itself may.
+            self._trace.made_by(answer.lineage, answer.lineage.standing)
         with self._trace.doing("health"):
             if problem := ask_health(deployment.url, backend=deployment.options.backend).problem:
                 raise SmokeTestError(problem)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from llamatelemetry.artifacts.lineage import ModelLineage
 from llamatelemetry.backends.protocol import Backend, HealthReporting
 from llamatelemetry.backends.request import InferenceRequest, SamplingParams
 from llamatelemetry.errors import LlamatelemetryError, SmokeTestError
@@ -27,12 +28,14 @@ class Answer:
         output_tokens: Its tokens.
         finish_reason: Why it ended.
         ttft_ms: Milliseconds to its first token.
+        lineage: The run that made the file it serves, as the backend found it; None where nothing speaks of one.
     """
 
     text: str
     output_tokens: int
     finish_reason: str
     ttft_ms: float | None
+    lineage: ModelLineage | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +73,7 @@ def smoke_test(url: str, *, backend: str, sha256: str) -> Answer:
         if engine.info.sha256 != sha256:
             serves = f"a file of the SHA-256 {engine.info.sha256:.12}..." if engine.info.sha256 else "another file"
             raise SmokeTestError(f"the server at {url} serves {serves} and not {sha256[:12]}...: try again")
+        lineage = engine.info.lineage
         result = engine.generate(request)
     if not result.output_tokens:
         raise SmokeTestError(f"the server at {url} answered without a token: look at its log, or try another model")
@@ -80,6 +84,7 @@ def smoke_test(url: str, *, backend: str, sha256: str) -> Answer:
         output_tokens=result.output_tokens,
         finish_reason=result.finish_reason,
         ttft_ms=result.ttft_ms,
+        lineage=lineage,
     )
 
 

@@ -11,8 +11,8 @@ from typing import Final
 from opentelemetry import trace
 from opentelemetry.trace import SpanContext, TraceFlags
 
+from llamatelemetry.artifacts.lineage import ModelLineage, Standing
 from llamatelemetry.artifacts.manifest import ArtifactOrigin
-from llamatelemetry.deployment.record import Standing
 from llamatelemetry.otel.guard import quietly
 from llamatelemetry.pipeline.failure import error_type_of, ids_of, record_failure
 from llamatelemetry.semconv.deployment import (
@@ -53,13 +53,13 @@ class DeployTrace:
             self._span.set_attributes(deploy_attributes(self._facts))
 
     @quietly
-    def made_by(self, origin: ArtifactOrigin, standing: Standing) -> None:
-        """Links to the span that made the artifact, if that is known."""
+    def made_by(self, origin: ArtifactOrigin | ModelLineage, standing: Standing) -> None:
+        """Links to the span that made the artifact, if that is known, and says how far it can be believed."""
         if not origin.span_id:
             return
         flags = TraceFlags(TraceFlags.SAMPLED)
         where = SpanContext(int(origin.trace_id, 16), int(origin.span_id, 16), is_remote=True, trace_flags=flags)
-        says = {MODEL_MANIFEST.name: "unverified" if standing == "unverified" else "verified"}
+        says: dict[str, str] = {MODEL_MANIFEST.name: standing}
         self._span.add_link(where, says | ({MODEL_RUN_ID.name: origin.run_id} if origin.run_id else {}))
 
     @contextmanager
