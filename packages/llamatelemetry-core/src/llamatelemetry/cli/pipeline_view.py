@@ -18,6 +18,7 @@ from llamatelemetry.pipeline.outcome import RunRecord, RunState, StageOutcome
 from llamatelemetry.pipeline.parameters import shown, signature_of
 from llamatelemetry.pipeline.stage import Port
 from llamatelemetry.plugins import Registration
+from llamatelemetry.readers import without_credentials
 
 _COLOURS: Final = {
     "succeeded": "green",
@@ -132,7 +133,9 @@ def run_view(record: RunRecord, state: RunState, problems: Sequence[str] | None)
 def telemetry_line(settings: Settings) -> str:
     """Where telemetry went; empty if nowhere that can be named."""
     if "otlp" in settings.traces_exporters:
-        return f"Telemetry was sent to {settings.otlp_traces_endpoint or settings.otlp_endpoint}"
+        from llamatelemetry.otel.otlp import signal_endpoint  # It brings the SDK, which not every verb here needs.
+
+        return f"Telemetry was sent to {without_credentials(signal_endpoint(settings, 'traces'))}"
     return f"Telemetry is in {_near(settings.telemetry_dir)}" if "file" in settings.traces_exporters else ""
 
 

@@ -23,7 +23,9 @@ from llamatelemetry.inference.engine import InferenceEngine
 from llamatelemetry.inference.result import InferenceResult
 from llamatelemetry.llama.model_files import demo_model, model_name
 from llamatelemetry.otel.capture import SpanCapture
+from llamatelemetry.otel.otlp import signal_endpoint
 from llamatelemetry.otel.rotation import files_of_process
+from llamatelemetry.readers import without_credentials
 
 DEMO_PROMPT: Final = "What is the capital of France? Answer in one short sentence."
 
@@ -168,7 +170,7 @@ def _show(result: InferenceResult, capture: SpanCapture, settings: Settings) -> 
     spans = capture.trace(result.trace_id) if result.trace_id else []
     out.print(Group(Text(), TraceView(spans), Text(), Figures(result), Text(f"trace {result.trace_id}", "dim"), Text()))
     if "otlp" in settings.traces_exporters:
-        out.print(f"Telemetry was sent to {settings.otlp_traces_endpoint or settings.otlp_endpoint}")
+        out.print(f"Telemetry was sent to {without_credentials(signal_endpoint(settings, 'traces'))}")
     if "file" in settings.traces_exporters:
         out.print("Telemetry is in")
         for path in files_of_process(settings.telemetry_dir, os.getpid()):
