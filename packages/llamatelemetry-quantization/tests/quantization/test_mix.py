@@ -135,3 +135,16 @@ def test_an_override_that_another_goes_before_everywhere_is_none_that_fits_nothi
     made = quantize(tiny, tmp_path / "out.gguf", file_type="Q4_0", overrides=given)
 
     assert made.tensor_types["Q8_0"] == 3
+
+
+def test_in_a_file_without_tensors_no_override_is_at_fault(tmp_path):
+    empty = gguf.GGUFWriter(tmp_path / "empty.gguf", "llama")
+    empty.add_uint32("llama.block_count", 1)
+    empty.write_header_to_file()
+    empty.write_kv_data_to_file()
+    empty.write_tensors_to_file()
+    empty.close()
+
+    made = quantize(tmp_path / "empty.gguf", tmp_path / "out.gguf", file_type="Q8_0", overrides=[("ffn", "Q8_0")])
+
+    assert made.tensor_types == {}

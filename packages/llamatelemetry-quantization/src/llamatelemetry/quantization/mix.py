@@ -97,7 +97,8 @@ def choose_types(
     """
     patterns = [(_pattern(text), _known_type(name, types)) for text, name in overrides]
     ordered = in_order(tensors)
-    for pattern, _ in patterns:
+    # A file without tensors has no names to hold a pattern to, and what is wrong with it is told elsewhere.
+    for pattern, _ in patterns if ordered else ():
         _check_found(pattern, ordered)
     mix = Mix(file_type, model, types, has_importance=has_importance, names=[tensor.name for tensor in ordered])
     choices = []
