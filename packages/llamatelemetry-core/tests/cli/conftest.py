@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-VERBS = ("answers", "fails", "bad-request", "waits", "returns", "writes", "not-a-command", "absent")
+VERBS = ("answers", "fails", "names", "bad-request", "waits", "returns", "writes", "not-a-command", "absent")
 
 
 @pytest.fixture
@@ -32,6 +32,10 @@ def verbs(shelf: Any) -> Any:
         @json_option
         def answers(as_json):
             print_json({"answer": "ünïcode"}) if as_json else click.echo("ünïcode")
+
+        @click.command()
+        def names():
+            click.echo("a" + chr(0xD800))
 
         @click.command()
         @json_option

@@ -47,6 +47,10 @@ def test_wrong_usage_with_json_is_json_too(verbs: Any) -> None:
     assert (done.stderr, done.returncode) == ("", 2)
 
 
+def test_half_a_character_is_shown_as_it_is_escaped(verbs: Any) -> None:
+    assert verbs.llamatelemetry("names").stdout == "a\\ud800\n"
+
+
 def test_a_verb_may_return_its_exit_code(verbs: Any) -> None:
     assert verbs.llamatelemetry("returns").returncode == 5
 

@@ -52,6 +52,7 @@ def test_whatever_is_not_json_is_a_value_error(data):
     data = data.encode() if isinstance(data, str) else data
     try:
         expected = json.loads(data.decode())
+        json.dumps(expected, ensure_ascii=False).encode()  # Half a character is none of JSON's either.
     except ValueError:
         with pytest.raises(ValueError, match=r"is not|nests deeper"):
             parse_json(data, most_values=VALUES)
@@ -77,6 +78,19 @@ def test_a_number_too_large_for_a_float_is_infinite_and_no_error():
 def test_bytes_that_are_not_utf8_are_named_by_their_place():
     with pytest.raises(ValueError, match="not UTF-8 at byte 2"):
         parse_json(b'["\xff"]', most_values=VALUES)
+
+
+@pytest.mark.parametrize(
+    "half", [r"\ud800", r"\uDFFF", r"\udc00\ud800", r"\ud800\\\udc00", r"\ud800\ud800\udc00", r"\\\ud800"]
+)
+def test_half_a_character_which_nothing_could_write_is_refused(half):
+    with pytest.raises(ValueError, match="not Unicode"):
+        parse_json(f'{{"{half}": 1}}'.encode(), most_values=VALUES)
+
+
+@pytest.mark.parametrize("text", ["\U0001f600", r"\ud800", "\U0001f600\U0010ffff", r"\\udc00"])
+def test_a_whole_character_and_what_only_looks_like_half_of_one_are_text(text):
+    assert parse_json(json.dumps(text).encode(), most_values=VALUES) == text
 
 
 def test_values_are_counted_before_they_are_made():

@@ -226,6 +226,9 @@ HOSTILE = {
     "a tensor whose rows are no whole blocks": header(tensors=(tensor("t", (33,), 2),)) + bytes(100),
     "an alignment of zero": header(pair("general.alignment", U32, bytes(4))),
     "an alignment of three": header(pair("general.alignment", U32, struct.pack("<I", 3))),
+    "an alignment that is true": header(pair("general.alignment", 7, b"\1")),
+    "a tensor at no multiple of the alignment": header(tensors=(tensor("t", (1,), offset=4),)) + bytes(100),
+    "tensors that overlap": header(tensors=(tensor("t", (9,)), tensor("u", (1,), offset=32))) + bytes(100),
     "an alignment that is text": header(pair("general.alignment", STRING, text("8"))),
 }
 
@@ -276,7 +279,7 @@ def test_many_values_stay_in_the_file_once_the_budget_is_spent(tmp_path):
 
 def test_as_many_keys_and_tensors_as_are_allowed_stay_in_bounds(tmp_path):
     pairs = [pair(f"{index:0256}", U64, bytes(8)) for index in range(8192)]
-    tensors = tuple(tensor(f"{index:0256}", (1, 1, 1, 1), 999, 2**40 + index) for index in range(16_384))
+    tensors = tuple(tensor(f"{index:0256}", (1, 1, 1, 1), 999, 2**40 + 32 * index) for index in range(16_384))
     peak, error = peak_of(written(tmp_path / "model.gguf", header(*pairs, tensors=tensors)))
     assert error is None
     assert peak < 4 * HOSTILE_BYTES
@@ -395,8 +398,8 @@ def test_what_a_file_does_not_say_is_none(tmp_path):
 
 
 def test_without_a_file_type_most_weights_decide_the_quantization(tmp_path):
-    tensors = (tensor("a", (32,), 0), tensor("b", (32, 2), 2), tensor("c", (32,), 0))
-    assert facts(tmp_path, tensors=(*tensors, tensor("d", (32,), 2))).quantization == "Q4_0"
+    tensors = (tensor("a", (32,), 0), tensor("b", (32, 2), 2, 128), tensor("c", (32,), 0, 192))
+    assert facts(tmp_path, tensors=(*tensors, tensor("d", (32,), 2, 320))).quantization == "Q4_0"
     assert facts(tmp_path, whole("general.file_type", 999), tensors=tensors[:2]).quantization == "Q4_0"
 
 

@@ -163,7 +163,7 @@ def test_an_index_may_name_nothing_but_files_beside_it(checkpoint, name):
     shutil.move(checkpoint.path / "model.safetensors", checkpoint.path.parent / "model.safetensors")
     checkpoint.config()
     checkpoint.index({"a": name})
-    with pytest.raises(ModelFileError, match=r"which cannot be a \.safetensors file beside it") as caught:
+    with pytest.raises(ModelFileError, match=r"which cannot be a \.safetensors file beside it|not Unicode") as caught:
         read_checkpoint(checkpoint.path)
     assert str(caught.value).isprintable()
 

@@ -71,7 +71,7 @@ def test_what_was_trained_whole_is_counted_too(tmp_path):
         ({"peft_type": "LOHA"}, "only LORA"),
         ({"peft_type": None}, "only LORA"),
         ({"r": 0}, "r is 0"),
-        ({"r": "4"}, "r is 4, which is no whole number"),
+        ({"r": "4"}, "r is '4', which is no whole number"),
         ({"lora_alpha": [1]}, "lora_alpha"),
         ({"lora_alpha": 10**400}, "lora_alpha"),
         ({"use_dora": 3}, "use_dora"),

@@ -154,7 +154,9 @@ def _fields(
     if not isinstance(value, dict):
         raise InvalidManifestError(field, value, "give an object")
     if unknown := sorted(set(value) - known):
-        raise InvalidManifestError(f"{field}.{unknown[0]}"[:200], value[unknown[0]], "there is no such field")
+        # What a terminal would act on, and half a character, which cannot be written, is shown escaped.
+        name = unknown[0] if unknown[0].isprintable() else repr(unknown[0])
+        raise InvalidManifestError(f"{field}.{name}"[:200], value[unknown[0]], "there is no such field")
     if missing := sorted(needed - set(value)):
         raise InvalidManifestError(f"{field}.{missing[0]}", None, "the field is missing")
     return value

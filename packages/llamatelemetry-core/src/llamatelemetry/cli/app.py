@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -46,6 +47,9 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted. A verb may return its own.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As stderr has it: a name that a file or a record has may hold what no terminal can be sent.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = _run(arguments, as_json="--json" in arguments)
         sys.stdout.flush()  # A closed pipe is noticed here, and not while the interpreter exits.

@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_type_hints
 
 from llamatelemetry.deployment.processes import ProcessRef
 from llamatelemetry.errors import DeploymentRecordError, InvalidValueError
+from llamatelemetry.pipeline.parameters import fits
 
 DEFAULT_NAME: Final = "default"
 """Name of a deployment that was given none."""
@@ -123,6 +124,12 @@ def deployment_of(data: Any, path: Path) -> Deployment:
     """
     try:
         known = dict(data)
+        _check(Deployment, {**known, "options": None, "supervisor": None, "server": None})
+        _check(ServeOptions, known["options"])
+        for process in (known["supervisor"], known["server"] or known["supervisor"]):
+            _check(ProcessRef, process)
+            if process["pid"] < 1:
+                raise ValueError("a pid is a number from 1")
         for name in _PATHS:
             known[name] = None if known[name] is None else Path(known[name])
         known["options"] = ServeOptions(**known["options"])
@@ -130,11 +137,21 @@ def deployment_of(data: Any, path: Path) -> Deployment:
         known["server"] = None if known["server"] is None else ProcessRef(**known["server"])
         made = Deployment(**known)
         check_name(made.name)
-        if not isinstance(made.port, int) or not isinstance(made.started_ns, int):
-            raise TypeError("port and started_ns are whole numbers")
-    except (TypeError, ValueError, KeyError) as error:
+        check_port(made.port)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise DeploymentRecordError(path, f"is no record of a deployment: {error}") from None
     return made
+
+
+def _check(kind: type, data: dict[str, Any]) -> None:
+    """Holds what is said of each field to its type: whoever shows a record or acts on it need not ask again."""
+    for name, hint in get_type_hints(kind).items():
+        value = data.get(name)
+        inner = value.values() if isinstance(value, dict) else ()
+        if (name in data and not fits(value, hint)) or not all(fits(each, int) for each in inner):
+            raise TypeError(f"{name} cannot be {str(value)[:80]!r}")
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError(f"{name} has a null character in it")
 
 
 def check_name(name: str) -> str:

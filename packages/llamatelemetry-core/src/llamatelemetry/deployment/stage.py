@@ -10,8 +10,9 @@ from typing import Any, Final, Literal
 from llamatelemetry.deployment.artifact import Found, described
 from llamatelemetry.deployment.attempt import carry_out
 from llamatelemetry.deployment.order import Order
-from llamatelemetry.deployment.record import DEFAULT_NAME, ServeOptions, check_name, check_port, deployment_of
+from llamatelemetry.deployment.record import DEFAULT_NAME, ServeOptions, check_name, check_port
 from llamatelemetry.deployment.standing import status
+from llamatelemetry.deployment.state import read_deployment
 from llamatelemetry.errors import LlamatelemetryError
 from llamatelemetry.pipeline.stage import Artifact, Port, StageContext
 
@@ -89,12 +90,14 @@ class DeployStage:
         """Why the server that was started does not serve any more; empty where it does."""
         path = outputs["deployment"].path
         try:
-            made = deployment_of(json.loads(path.read_bytes()), path)
+            made = read_deployment(path)
             now = status(self._deployment)
-        except (LlamatelemetryError, ValueError, OSError) as error:
+        except (LlamatelemetryError, OSError) as error:
             return f"deployment {self._deployment!r} is not known here: {error}"
         if now.state != "serving":
             return f"deployment {self._deployment!r} is {now.state}" + (f": {now.problem}" if now.problem else "")
+        if made is None:
+            return f"its record {path} is not there"
         if (now.deployment.sha256, now.deployment.options) != (made.sha256, made.options):
             return (
                 f"deployment {self._deployment!r} serves {now.deployment.model} ({now.deployment.sha256[:12]}) by now"

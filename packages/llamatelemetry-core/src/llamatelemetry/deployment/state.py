@@ -21,12 +21,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_type_hints
 
 from llamatelemetry.artifacts.atomic import write_atomically
 from llamatelemetry.artifacts.tree import unreadable
 from llamatelemetry.deployment.record import Deployment, check_name, deployment_of
 from llamatelemetry.errors import DeploymentBusyError, DeploymentRecordError, UnknownNameError
+from llamatelemetry.pipeline.parameters import fits
 
 HOME_VARIABLE: Final = "LLAMATELEMETRY_HOME"
 KEPT: Final = 20
@@ -48,6 +49,9 @@ class Ending:
     reason: str
     wanted: bool
     ended_ns: int
+
+
+_ENDING: Final = get_type_hints(Ending)
 
 
 def state_home() -> Path:
@@ -108,7 +112,7 @@ class DeploymentFolder:
         Raises:
             DeploymentRecordError: What is there is no record.
         """
-        return _read(self.path / "current.json")
+        return read_deployment(self.path / "current.json")
 
     def known(self) -> Deployment:
         """What was deployed last.
@@ -128,7 +132,7 @@ class DeploymentFolder:
         found = []
         for path in sorted((self.path / "history").glob("[!.]*.json")):
             with suppress(DeploymentRecordError):
-                if record := _read(path):
+                if record := read_deployment(path):
                     found.append(record)
         return tuple(found)
 
@@ -165,7 +169,8 @@ class DeploymentFolder:
             suppress(OSError, ValueError, TypeError, RecursionError),
             (self.path / "ended" / f"{deployment_id}.json").open("rb") as file,
         ):
-            return Ending(**json.loads(file.read(_MAX_BYTES)))
+            made = Ending(**json.loads(file.read(_MAX_BYTES)))
+            return made if all(fits(getattr(made, name), hint) for name, hint in _ENDING.items()) else None
         return None
 
 
@@ -173,7 +178,12 @@ def _json(data: dict[str, Any]) -> bytes:
     return json.dumps(data, indent=1).encode() + b"\n"
 
 
-def _read(path: Path) -> Deployment | None:
+def read_deployment(path: Path) -> Deployment | None:
+    """The deployment that a file is the record of; None where there is no file.
+
+    Raises:
+        DeploymentRecordError: What is there is no record.
+    """
     try:
         with path.open("rb") as file:
             data = json.loads(file.read(_MAX_BYTES))

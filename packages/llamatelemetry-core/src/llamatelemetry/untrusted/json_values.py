@@ -8,6 +8,7 @@ and says how many objects there would be.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -22,6 +23,8 @@ _MOST_VALUES: Final = 2**16
 _MOST_LEVELS: Final = 32
 _QUOTES_PER_VALUE: Final = 4
 """Those of its key, and its own."""
+_HALF: Final = re.compile(rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]", re.DOTALL)
+"""An escaped surrogate that has not its other one beside it."""
 _NOT_STRUCTURE: Final = bytes(set(range(256)) - set(b'[]{},"'))
 
 
@@ -33,7 +36,8 @@ def parse_json(data: bytes, *, most_values: int) -> Any:
         most_values: Most values it may have, counting those inside others.
 
     Raises:
-        ValueError: It is not JSON, nests too deep or has too many values; the message says which.
+        ValueError: It is not JSON, nests too deep, has too many values or half a character, which nothing can
+            write; the message says which.
     """
     structure = _structure(data, most_quotes=_QUOTES_PER_VALUE * most_values)
     values = 1 + structure.count(b",") + structure.count(b"[") + structure.count(b"{")
@@ -45,6 +49,9 @@ def parse_json(data: bytes, *, most_values: int) -> Any:
     if brackets:
         deep = f"nests deeper than {_MOST_LEVELS} levels, which no model needs"
         raise ValueError(f"{deep}, or is not JSON: a bracket is left open")
+    # Searched twice because few texts have one, and copying a large one for its backslashes costs.
+    if _HALF.search(data) and _HALF.search(data.replace(b"\\\\", b"--")):
+        raise ValueError("is not Unicode: it escapes half a character, a surrogate without its other one")
     try:
         return json.loads(data.decode(), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:

@@ -6,7 +6,7 @@ import math
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
@@ -186,7 +186,7 @@ class _Reader:
                 raise self._damaged(f"it has the metadata key {key!r} twice")
             metadata[key] = self._value(key)
         alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
-        if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
+        if isinstance(alignment, bool) or not isinstance(alignment, int) or not _is_power_of_two(alignment):
             raise self._damaged(f"its alignment is {alignment!r}, not a power of two")
         tensors = self._tensors(tensor_count, alignment)
         return Header(size_bytes=self._size, version=version, metadata=MappingProxyType(metadata), tensors=tensors)
@@ -219,7 +219,19 @@ class _Reader:
             shape = tuple(self._number(_U64) for _ in range(dimensions))
             found[name] = shape, self._number(_U32), self._number(_U64)
         start = -(-self._at // alignment) * alignment
-        return tuple(self._tensor(name, *facts, start=start) for name, facts in found.items())
+        tensors = tuple(self._tensor(name, *facts, start=start) for name, facts in found.items())
+        self._check_places(tensors, start, alignment)
+        return tensors
+
+    def _check_places(self, tensors: Sequence[Tensor], start: int, alignment: int) -> None:
+        """No byte is of two tensors, so that what they sum up to is what the file holds; llama.cpp is stricter."""
+        at = start
+        for tensor in sorted(tensors, key=lambda tensor: (tensor.offset, tensor.size_bytes or 0)):
+            if (tensor.offset - start) % alignment:
+                raise self._damaged(f"its tensor {tensor.name!r} is at no multiple of {alignment} bytes")
+            if tensor.offset < at:
+                raise self._damaged(f"its tensor {tensor.name!r} lies in another one")
+            at = tensor.offset + (tensor.size_bytes or 0)
 
     def _tensor(self, name: str, shape: tuple[int, ...], number: int, offset: int, *, start: int) -> Tensor:
         known = TENSOR_TYPES.get(number)
@@ -351,6 +363,10 @@ class _Reader:
     def _cut_off(self, what: str) -> ModelFileError:
         reason = f"is cut off: it has {self._size} bytes, and they end before the end of {what}. Download it again"
         return ModelFileError(self._path, reason)
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number > 0 and not number & (number - 1)
 
 
 def _looks_like(start: bytes) -> str:

@@ -64,7 +64,7 @@ def _is_gguf(path: Path) -> bool:
 def _shape(model: GgufFile, tensors: Sequence[Tensor]) -> ModelShape:
     caches = block_caches(model)
     if model.architecture is None or model.embedding_length is None or caches is None:
-        said = f"architecture {model.architecture}, {model.block_count} blocks, {model.head_count} heads"
+        said = f"architecture {model.architecture!r}, {model.block_count} blocks, {model.head_count} heads"
         raise ModelFileError(
             model.path,
             f"does not say what llama.cpp needs to run it ({said}; at most {MAX_BLOCKS} blocks are possible)",

@@ -85,6 +85,8 @@ def _read_gguf(path: Path, file: BinaryIO) -> Importance:
     for name in sorted(names):
         sums = _floats(path, file, tensors[f"{name}{_SUMS}"])
         counts = np.rint(_floats(path, file, tensors[f"{name}{_COUNTS}"]))
+        if not np.isfinite(counts).all():
+            raise ModelFileError(path, f"is damaged: the counts of {name!r} are not finite")
         if sums.size % counts.size:
             raise ModelFileError(path, f"is damaged: {name!r} has {sums.size} sums and {counts.size} counts")
         table = sums.reshape(counts.size, -1)

@@ -87,7 +87,7 @@ def test_a_pre_tokenizer_that_is_not_known_is_an_error_that_lists_those_that_are
         ({"model": {"merges": [], "vocab": {"a": 0, "b": 0}}}, "the same id"),
         ({"model": {"merges": [], "vocab": {"a": 999}}}, "its model has 264 tokens"),
         ({"model": {"merges": ["a"], "vocab": {"a": 0}}}, "a merge that is no pair"),
-        ({"model": {"merges": [], "vocab": {"\ud800": 0}}}, "no Unicode"),
+        ({"model": {"merges": [], "vocab": {"\ud800": 0}}}, "not Unicode"),
         ({"normalizer": {"type": "Lowercase"}}, "'Lowercase', which llama.cpp does not"),
         ({"added_tokens": [{"id": 264, "content": "x"}]}, "resize its embeddings"),
         ({"added_tokens": [{"id": "1"}]}, "without id and content"),
@@ -141,7 +141,7 @@ def test_chat_templates_come_from_files_of_their_own_first_and_may_have_names(fo
 @pytest.mark.parametrize("template", [7, [{"name": "a"}], [{"name": "../a", "template": "x"}], "\ud800"])
 def test_a_chat_template_that_is_none_is_refused(folder, change, template):
     change("tokenizer_config.json", chat_template=template)
-    with pytest.raises(ModelFileError, match=r"chat_template|no Unicode"):
+    with pytest.raises(ModelFileError, match=r"chat_template|not Unicode"):
         tokenizer_keys(folder, {}, SIZE)
 
 

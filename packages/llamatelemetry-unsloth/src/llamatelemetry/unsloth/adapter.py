@@ -186,4 +186,4 @@ class _Config:
 
     def _wrong(self, name: str, what: str) -> ModelFileError:
         shown: Any = self._values.get(name)
-        return ModelFileError(self.path, f"{name} is {str(shown)[:80]}, which is {what}")
+        return ModelFileError(self.path, f"{name} is {repr(shown)[:80]}, which is {what}")

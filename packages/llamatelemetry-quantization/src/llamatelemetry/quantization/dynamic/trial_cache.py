@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 from collections.abc import Mapping
@@ -61,6 +62,10 @@ def _key(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
+def _is_finite(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
 def _read(path: Path) -> dict[str, float]:
     wrong = ModelFileError(path, "is no record of measurements; name another file, or remove this one")
     try:
@@ -72,6 +77,6 @@ def _read(path: Path) -> dict[str, float]:
     except (ValueError, RecursionError) as error:
         raise wrong from error
     measured = found.get("measured") if isinstance(found, dict) and found.get("format") == _FORMAT else None
-    if not isinstance(measured, dict) or not all(isinstance(value, float) for value in measured.values()):
+    if not isinstance(measured, dict) or not all(map(_is_finite, measured.values())):
         raise wrong
     return measured

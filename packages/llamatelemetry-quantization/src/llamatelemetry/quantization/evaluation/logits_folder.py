@@ -49,7 +49,7 @@ class LogitsFolder:
         """What :meth:`note` wrote, to be looked at before it is used; None where that is not there."""
         try:
             return json.loads(path.read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
 
     def note(self, path: Path, facts: Mapping[str, Any]) -> None:
