@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -38,11 +39,13 @@ def test_many_files_in_parallel_have_the_digests_that_hashlib_gives(
 
 def test_two_files_are_read_by_two_threads(tmp_path: Path) -> None:
     threads = set()
-    hash_files(
-        made(tmp_path / "two", [BUFFER_BYTES * 4] * 2),
-        workers=2,
-        progress=lambda _progress: threads.add(threading.get_ident()),
-    )
+
+    def note(_progress: HashProgress) -> None:
+        if not threads:
+            time.sleep(0.3)  # So that the other has begun before this one could take both files.
+        threads.add(threading.get_ident())
+
+    hash_files(made(tmp_path / "two", [BUFFER_BYTES * 4] * 2), workers=2, progress=note)
     assert len(threads) == 2
     assert threading.get_ident() not in threads
 
