@@ -505,6 +505,56 @@ def test_ctrl_c_while_a_prompt_is_counted_ends_the_record_that_began(sink) -> No
     assert [record.finish_reason for record in sink.records] == ["cancelled"]
 
 
+def test_ctrl_c_anywhere_on_the_way_into_the_queue_leaves_no_lock_taken_and_no_slot_lost() -> None:
+    out = run_python("""
+        import linecache, sys, threading
+        from llamatelemetry import InferenceEngine, InferenceRequest
+        from llamatelemetry.backends.echo import EchoBackend
+        from llamatelemetry.inference import dispatcher
+
+        request = InferenceRequest(prompt="a b")
+
+        def may_be_interrupted(frame):
+            # Between the end of a block and its lock's release no signal comes, but a trace does.
+            path = frame.f_code.co_filename
+            line = linecache.getline(path, frame.f_lineno).lstrip()
+            return path in (dispatcher.__file__, threading.__file__) and not line.startswith("with ")
+
+        def interrupt(engine, step):
+            seen = 0
+
+            def trace(frame, event, _arg):
+                nonlocal seen
+                seen += event != "call" and may_be_interrupted(frame)
+                if seen == step:
+                    sys.settrace(None)
+                    raise KeyboardInterrupt
+                return trace
+
+            sys.settrace(trace)
+            try:
+                engine.submit(request)
+            except KeyboardInterrupt:
+                return True
+            finally:
+                sys.settrace(None)
+            return False
+
+        step = 1
+        while True:
+            with InferenceEngine(EchoBackend(slots=1)) as engine:
+                engine.generate(request)
+                interrupted = interrupt(engine, step)
+                assert engine.submit(request).result(10).text == "a b"
+            assert engine.stats().requests_active == engine.stats().queue_depth == 0
+            if not interrupted:
+                break
+            step += 1
+        print(step > 50)
+    """)
+    assert out == "True\n"
+
+
 def test_spans_of_requests_cut_off_by_interpreter_exit_are_ended_and_written(tmp_path: Path) -> None:
     run_python(f"""
         import llamatelemetry as lt

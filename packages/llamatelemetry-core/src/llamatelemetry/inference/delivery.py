@@ -39,12 +39,14 @@ class DeltaSink(Protocol):
 class _Valve:
     """Holds a writer back while too much waits. One writer, one reader."""
 
-    __slots__ = ("_clock", "_closed", "_limit", "_open", "holding")
+    __slots__ = ("_clock", "_closed", "_limit", "_lock", "_open", "holding")
 
     def __init__(self, limit: int, clock: Clock) -> None:
         self._limit = limit
         self._clock = clock
-        self._open = threading.Condition()
+        # Taken as itself: a condition is taken in Python, and Ctrl-C in the middle of that leaves it taken for ever.
+        self._lock = threading.Lock()
+        self._open = threading.Condition(self._lock)
         self._closed = False
         self.holding = False
         """True while the writer waits: the reader then calls :meth:`taken`."""
@@ -52,7 +54,7 @@ class _Valve:
     def hold(self, waiting: SimpleQueue[TokenDelta | None] | deque[TokenDelta | None]) -> int:
         size = waiting.qsize if isinstance(waiting, SimpleQueue) else waiting.__len__
         start = self._clock.monotonic_ns()
-        with self._open:
+        with self._lock:
             # Set before the size is looked at again: a reader who comes between is seen either way.
             self.holding = True
             self._open.wait_for(lambda: self._closed or size() <= self._limit // 2)
@@ -60,11 +62,11 @@ class _Valve:
         return self._clock.monotonic_ns() - start
 
     def taken(self) -> None:
-        with self._open:
+        with self._lock:
             self._open.notify()
 
     def let_go(self) -> None:
-        with self._open:
+        with self._lock:
             self._closed = True
             self._open.notify()
 

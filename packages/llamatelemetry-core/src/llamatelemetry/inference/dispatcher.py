@@ -73,9 +73,12 @@ class Dispatcher:
         self._clock = clock
         self._kv_estimated = kv_estimated
         self._learn = learn
-        self._changed = threading.Condition(threading.Lock())
+        # Taken as itself: a condition is taken in Python, and Ctrl-C in the middle of that leaves it taken for ever.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._jobs: dict[int, Job] = {}
         self._ready: deque[tuple[Job, Admission]] = deque()
+        self._serving: set[int] = set()
         self._threads: list[threading.Thread] = []
         self._idle_threads = 0
         self._keeper: threading.Thread | None = None
@@ -103,12 +106,17 @@ class Dispatcher:
             EngineClosedError: Nothing is let in any more.
         """
         self._budget.request_made()
-        with self._changed:
-            error = self._enter(job, ticket)
-            if error is None:
-                if ticket.deadline is not None:
-                    self._start_keeper()
-                expired = self._admit()
+        try:
+            with self._lock:
+                error = self._enter(job, ticket)
+                if error is None:
+                    if ticket.deadline is not None:
+                        self._start_keeper()
+                    expired = self._admit()
+        except BaseException:
+            # Ctrl-C, or no thread to be had: its caller will not get the future.
+            self._withdraw(job, ticket.id)
+            raise
         if error is not None:
             job.settle(None, error)  # it was never in, so it is not among those that ended
             raise error
@@ -117,7 +125,7 @@ class Dispatcher:
 
     def stats(self) -> tuple[SchedulerStats, Tally]:
         """The scheduler's figures at this moment, and what became of requests so far."""
-        with self._changed:
+        with self._lock:
             return self._scheduler.stats(), replace(self._tally)
 
     def close(self, *, drain: bool, timeout_s: float | None) -> None:
@@ -127,7 +135,7 @@ class Dispatcher:
             drain: Finish it; False cancels it.
             timeout_s: Most seconds to drain before the rest is cancelled; None waits.
         """
-        with self._changed:
+        with self._lock:
             self._closing = True
             self._scheduler.drain()
             jobs = list(self._jobs.values())
@@ -135,7 +143,7 @@ class Dispatcher:
             if drain:
                 for job in jobs:
                     job.release_reader()
-                with self._changed:
+                with self._lock:
                     self._changed.wait_for(lambda: not self._jobs, timeout_s)
         finally:
             # Also where Ctrl-C ended the wait: nobody will read what is left.
@@ -143,7 +151,7 @@ class Dispatcher:
 
     def _end(self) -> None:
         """Cancels whatever waits or runs, and ends the threads."""
-        with self._changed:
+        with self._lock:
             self._ended = True
             waiting = [self._jobs.pop(cancelled.ticket.id) for cancelled in self._scheduler.close()]
             running = list(self._jobs.values())
@@ -162,10 +170,14 @@ class Dispatcher:
         return self._clock.monotonic_ns() * 1e-9
 
     def _enter(self, job: Job, ticket: Ticket) -> LlamatelemetryError | None:
+        # First of all: what the scheduler knows must be known here, wherever Ctrl-C comes.
+        self._jobs[ticket.id] = job
+        job.entered = True
         decision = self._scheduler.submit(ticket, self._now())
         if isinstance(decision, Rejected):
+            job.entered = False
+            del self._jobs[ticket.id]
             return _error_of(decision, self._now())
-        self._jobs[ticket.id] = job
         return None
 
     def _admit(self) -> list[tuple[Job, Expired]]:
@@ -205,7 +217,7 @@ class Dispatcher:
             self._settle(job, None, _deadline_error(decision.ticket, decision.waited_s))
 
     def _settle(self, job: Job, end: StreamEnd | None, error: LlamatelemetryError | None) -> None:
-        with self._changed:
+        with self._lock:
             if error is None:
                 self._tally.completed += 1
             elif isinstance(error, RequestCancelledError | EngineClosedError):
@@ -214,8 +226,25 @@ class Dispatcher:
                 self._tally.failed += 1
         job.settle(end, error)
 
+    def _withdraw(self, job: Job, number: int) -> None:
+        """Takes back a request whose entering was broken off, as far as it came."""
+        with self._lock:
+            cancelled = self._scheduler.cancel(number)
+            runs = number in self._serving or any(ready is job for ready, _ in self._ready)
+            if cancelled is not None and cancelled.was == "running" and not runs:
+                # It was admitted, and no thread has been told.
+                self._scheduler.finish(number, self._now())
+            # Where it was entered and is gone, a slot has run it and settles it.
+            ours = not runs and (self._jobs.pop(number, None) is not None or not job.entered)
+            expired = self._admit()
+        if runs:
+            job.cancel.cancel()
+        elif ours:
+            job.settle(None, RequestCancelledError("the request was given up before it was queued"))
+        self._settle_expired(expired)
+
     def _cancel(self, number: int) -> None:
-        with self._changed:
+        with self._lock:
             cancelled = self._scheduler.cancel(number)
             waiting = self._jobs.pop(number, None) if cancelled is not None and cancelled.was == "waiting" else None
             # The one who was in its way may have left the queue.
@@ -243,7 +272,7 @@ class Dispatcher:
     def _keep(self) -> None:
         """Notices deadlines that pass while nothing else happens."""
         while True:
-            with self._changed:
+            with self._lock:
                 if self._ended or (self._closing and not self._jobs):
                     return
                 expired = self._admit() if self._scheduler.waiting else []
@@ -255,11 +284,15 @@ class Dispatcher:
             self._serve(*taken)
 
     def _take(self) -> tuple[Job, Admission] | None:
-        with self._changed:
+        with self._lock:
             self._idle_threads += 1
             self._changed.wait_for(lambda: self._ready or self._ended or (self._closing and not self._jobs))
             self._idle_threads -= 1
-            return self._ready.popleft() if self._ready else None
+            if not self._ready:
+                return None
+            job, admission = self._ready.popleft()
+            self._serving.add(admission.ticket.id)
+            return job, admission
 
     def _serve(self, job: Job, admission: Admission) -> None:
         lane = self._lane_of[admission.slot]
@@ -299,13 +332,13 @@ class Dispatcher:
         return caller(job.attempt, lane.backend, placement, lambda count: self._progress(job, admission.ticket, count))
 
     def _note_retry(self, job: Job, error: LlamatelemetryError) -> None:
-        with self._changed:
+        with self._lock:
             self._tally.retried += 1
         job.recorder.attempt_failed(error.error_type)
 
     def _progress(self, job: Job, ticket: Ticket, count: int) -> int:
         """Notes that the prompt is computed, and makes room as an answer without a bound grows."""
-        with self._changed:
+        with self._lock:
             if count == 1:
                 self._scheduler.prompt_computed(ticket.id)
             if job.request.max_tokens is not None:
@@ -318,7 +351,8 @@ class Dispatcher:
     def _leave(self, admission: Admission, lane: Lane, end: StreamEnd | None, *, again: bool) -> bool:
         """Gives the slot back, and the job its place at the head of the queue if it is to run again and may."""
         number = admission.ticket.id
-        with self._changed:
+        with self._lock:
+            self._serving.discard(number)
             if lane.state != "up":
                 self._scheduler.withdraw(lane.index)
             usage = Usage() if end is None else end.usage
@@ -338,7 +372,7 @@ class Dispatcher:
     def _revive(self, lane: Lane) -> None:
         error = lane.restart(lambda: self._closing)
         stranded: list[Job] = []
-        with self._changed:
+        with self._lock:
             if error is None:
                 self._scheduler.restore(lane.index)
             elif all(each.state == "down" for each in self._lanes):

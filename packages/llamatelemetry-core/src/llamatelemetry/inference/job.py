@@ -118,7 +118,7 @@ class Job:
 
     __slots__ = (
         *("_deltas", "_hardware", "_reasoning", "_text", "cancel", "cancel_reason"),
-        *("future", "recorder", "restarts", "trace"),
+        *("entered", "future", "recorder", "restarts", "trace"),
     )
 
     def __init__(self, recorder: EventRecorder, trace: RequestTrace, deltas: DeltaSink | None) -> None:
@@ -128,6 +128,8 @@ class Job:
         self.future: InferenceFuture = InferenceFuture(self.cancel, trace.trace_id)
         self.cancel_reason: LlamatelemetryError | None = None
         self.restarts: int = 0
+        self.entered: bool = False
+        """True once it is among those that wait or run, and for ever after."""
         self._deltas = deltas
         if deltas is not None:
             self.cancel.on_cancel(deltas.let_go)
