@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -55,25 +52,6 @@ def given(tmp_path_factory) -> dict[str, Path]:
     (adapter / "adapter_config.json").write_text("{}")
     (folder / "text.txt").write_text(TEXT)
     return {"source": write_small_checkpoint(folder / "small"), "adapter": adapter, "text": folder / "text.txt"}
-
-
-@pytest.fixture(scope="module")
-def _children() -> list[str]:
-    found: list[str] = []
-
-    def look(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "subprocess.Popen" and "llamatelemetry.quantization.evaluation.llama_child" in arguments[1]:
-            found.append(Path(json.loads(arguments[1][-1])["model"]).name)
-
-    sys.addaudithook(look)
-    return found
-
-
-@pytest.fixture
-def children(_children: list[str]) -> list[str]:
-    """Names of the models that llama.cpp was started with as a library in this test; Python itself tells of each."""
-    _children.clear()
-    return _children
 
 
 @pytest.fixture

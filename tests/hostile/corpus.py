@@ -284,6 +284,7 @@ def _digits(make: Any, instead: dict[str, Any]) -> bytes:
     return safetensors(header, bytes(16))
 
 
+# Written out: the committed files are not to change with the small models of other tests.
 _CONFIG: Final = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",

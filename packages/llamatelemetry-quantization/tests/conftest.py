@@ -44,26 +44,6 @@ def upstream() -> Callable[[Sequence[dict[str, Any]]], list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="session")
-def _children() -> list[str]:
-    """Model of every llama.cpp that is started as a child process from now on; Python itself tells of each."""
-    found: list[str] = []
-
-    def look(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "subprocess.Popen" and "llamatelemetry.quantization.evaluation.llama_child" in arguments[1]:
-            found.append(Path(json.loads(arguments[1][-1])["model"]).name)
-
-    sys.addaudithook(look)
-    return found
-
-
-@pytest.fixture
-def children(_children: list[str]) -> list[str]:
-    """Names of the models that llama.cpp was started with in this test."""
-    _children.clear()
-    return _children
-
-
-@pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random model in F16."""
     return write_small_model(tmp_path_factory.mktemp("small") / "small.gguf")
