@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from llamatelemetry.backends.protocol import BackendTimings, ModelInfo, StreamEnd, Usage
+from llamatelemetry.backends.protocol import Alternative, BackendTimings, ModelInfo, StreamEnd, Usage
 from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.clock import ManualClock
 from llamatelemetry.errors import BackendConnectionError
 from llamatelemetry.inference.events import EventRecorder
 from llamatelemetry.inference.record import FinishedRecord, KVHold
+from llamatelemetry.otel.content import content_of
 from llamatelemetry.otel.facts import attempts_of, facts_of, phases_of
+from llamatelemetry.otel.redaction import Redactor
 
 MODEL = ModelInfo(model="m", provider="llamacpp", slots=4, owned=True)
 CHAT = InferenceRequest(prompt="x")
@@ -49,6 +53,25 @@ def test_an_admission_is_told_with_its_reason_delay_slot_and_pages():
     assert (found.preparation_s, found.scheduling_delay_s, found.queue_duration_s) == (1, 1, 3)
     assert (found.admission, found.slot_id) == ("prefix", 2)
     assert (found.kv_pages, found.kv_page_size, found.kv_estimated, found.kv_cached_estimate) == (3, 16, True, 32)
+
+
+def test_each_of_several_answers_is_told_with_its_reason():
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    others = (
+        Alternative(finish_reason="length", text="b", reasoning="because"),
+        Alternative(finish_reason="tool_calls", tool_calls=(call,)),
+    )
+    record = record_of("dispatched", end=StreamEnd(finish_reason="stop", alternatives=others))
+    found = facts(record)
+    assert (found.finish_reasons, found.finish_reason) == (("stop", "length", "tool_calls"), "stop")
+    content = content_of(record, Redactor())
+    said = json.loads(content.output_messages or "")
+    assert [message["finish_reason"] for message in said] == ["stop", "length", "tool_calls"]
+    assert [[part["type"] for part in message["parts"]] for message in said] == [
+        [],
+        ["reasoning", "text"],
+        ["tool_call"],
+    ]
 
 
 def test_what_nobody_counted_is_unknown():

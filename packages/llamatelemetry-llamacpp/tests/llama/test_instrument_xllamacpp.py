@@ -315,7 +315,8 @@ def test_several_prompts_are_exported_with_their_own_answers(monkeypatch, plain,
     for span, asked, choice in zip(spans, ["One, two,", "The sky is"], (0, 2), strict=True):
         assert asked in span.attributes["gen_ai.input.messages"]
         said = json.loads(span.attributes["gen_ai.output.messages"])
-        assert said[0]["parts"][0]["content"] == answer["choices"][choice]["text"]
+        texts = [each["text"] for each in answer["choices"][choice : choice + 2]]
+        assert [message["parts"][0]["content"] for message in said] == texts
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -325,6 +326,7 @@ def test_several_answers_to_one_prompt_are_one_inference(plain, watched, stream)
     told = watched.told()
     assert told["gen_ai.usage.input_tokens"] > 30
     assert told["gen_ai.request.choice.count"] == 2
+    assert told["gen_ai.response.finish_reasons"] == ("length", "length")
     # Of a whole answer the server counts the first choice alone.
     assert told.get("gen_ai.usage.output_tokens") == (6 if stream else None)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamatelemetry.backends.protocol import Usage
+from llamatelemetry.backends.protocol import Alternative, Usage
 from llamatelemetry.llama.observed_chunks import HeardAnswer
 
 TIMINGS = {"cache_n": 3, "prompt_n": 2, "prompt_ms": 10.0, "predicted_n": 4, "predicted_ms": 40.0}
@@ -70,9 +70,18 @@ def test_counts_on_the_way_are_what_is_known_of_an_answer_that_was_cut_off():
 
 def test_each_choice_of_a_stream_has_counts_of_its_own():
     usage = {"prompt_tokens": 5, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 2}}
-    heard, _ = hear(text("a"), text("b", 1), text("", 0, "length", usage=usage), text("", 1, "stop", usage=usage))
+    heard, _ = hear(text("b", 1), text("a"), text("", 1, "stop", usage=usage), text("", 0, "length", usage=usage))
     assert heard.usage() == Usage(input_tokens=5, output_tokens=8, cached_tokens=2)
     assert (heard.text, heard.end().finish_reason) == ("a", "length")
+    assert heard.end().alternatives == (Alternative(finish_reason="stop", text="b"),)
+
+
+def test_several_choices_are_complete_when_the_last_is():
+    heard = HeardAnswer(keeps_content=False, wanted=2)
+    heard.hear(text("", 1, "stop"))
+    assert not heard.complete
+    heard.hear(text("", 0, "stop"))
+    assert heard.complete
 
 
 def test_a_whole_answer_with_several_choices_has_counts_of_the_first_alone_which_are_not_told():
@@ -88,6 +97,14 @@ def test_a_whole_chat_answer_is_heard_with_its_tool_calls():
     heard, _ = hear({"id": "x", "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]})
     assert (heard.text, heard.reasoning, heard.end().finish_reason) == ("So", "because", "tool_calls")
     assert [call["id"] for call in heard.end().tool_calls] == ["1", "2"]
+
+
+def test_a_second_choice_is_heard_with_its_tool_calls_too():
+    call = {"index": 0, "id": "1", "function": {"name": "f", "arguments": "{}"}}
+    delta = {"reasoning_content": "because", "tool_calls": [call]}
+    heard, _ = hear(chunk({"content": "So"}, "stop"), {"choices": [{"index": 1, "delta": delta}]})
+    (other,) = heard.end().alternatives
+    assert (other.text, other.reasoning, [it["id"] for it in other.tool_calls]) == ("", "because", ["1"])
 
 
 def test_tool_calls_are_put_together_from_their_pieces():

@@ -1,6 +1,7 @@
 """What a backend is given and what it owes: the contract every model runtime is adapted to."""
 
 from llamatelemetry.backends.protocol import (
+    Alternative,
     Backend,
     BackendTimings,
     CacheReporting,
@@ -19,6 +20,7 @@ from llamatelemetry.backends.protocol import (
 from llamatelemetry.backends.request import InferenceRequest, SamplingParams
 
 __all__ = [
+    "Alternative",
     "Backend",
     "BackendTimings",
     "CacheReporting",

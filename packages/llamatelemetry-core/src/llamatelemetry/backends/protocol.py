@@ -147,12 +147,29 @@ class KVState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative:
+    """Another answer to a request that was given several; the first is the stream's own.
+
+    Attributes:
+        finish_reason: Why it ended.
+        text: The answer, as far as anybody keeps it.
+        reasoning: The reasoning, likewise.
+        tool_calls: Whole tool calls, OpenAI shape.
+    """
+
+    finish_reason: FinishReason
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamEnd:
     """The last item of a stream: everything that is known only when generation is over.
 
     Attributes:
         finish_reason: Why it ended.
-        usage: Token counts.
+        usage: Token counts, of all answers together.
         timings: Compute times.
         response_id: The backend's id of this answer.
         response_model: The model that answered, as the backend names it.
@@ -160,6 +177,7 @@ class StreamEnd:
         kv: Pages of its own KV cache that it counted; None where the engine's books have to do.
         tool_calls: Whole tool calls, OpenAI shape.
         embeddings: One vector per text of the request's ``input``.
+        alternatives: The answers after the first, in order, where the request was given several.
         raw: The backend's last message, for what has no field here.
     """
 
@@ -172,6 +190,7 @@ class StreamEnd:
     kv: KVReport | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     embeddings: tuple[tuple[float, ...], ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
     raw: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
 
 

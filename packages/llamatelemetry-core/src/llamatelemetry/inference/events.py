@@ -215,6 +215,7 @@ class EventRecorder:
             tool_calls=end.tool_calls,
             error=error,
             embeddings=end.embeddings,
+            alternatives=end.alternatives,
             queued_ns=None if self._queued is None or self._queueless else self._queued + anchor,
             admitted_ns=None if self._admitted is None else self._admitted + anchor,
             admission=self._admission,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llamatelemetry.backends.protocol import BackendTimings, FinishReason, ModelInfo, Usage
+from llamatelemetry.backends.protocol import Alternative, BackendTimings, FinishReason, ModelInfo, Usage
 from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.inference.metering import PendingUse
 
@@ -87,6 +87,7 @@ class FinishedRecord:
         tool_calls: Whole tool calls, OpenAI shape.
         error: What went wrong, or None.
         embeddings: One vector per text of the request's ``input``.
+        alternatives: The answers after the first, in order, where there are several.
         queued_ns: When it joined the queue, its prompt counted; None if it never did.
         admitted_ns: When the scheduler let it run, a moment before it was dispatched; None if unknown.
         admission: Why it and not another: ``next``, ``aged`` or ``prefix``; None if unknown.
@@ -113,6 +114,7 @@ class FinishedRecord:
     tool_calls: tuple[Mapping[str, Any], ...]
     error: BaseException | None
     embeddings: tuple[tuple[float, ...], ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
     queued_ns: int | None = None
     admitted_ns: int | None = None
     admission: str | None = None

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from llamatelemetry.backends.protocol import Alternative
 from llamatelemetry.inference.record import FinishedRecord
 
 
@@ -45,10 +46,10 @@ class Content:
 
     Attributes:
         input_messages: JSON list of messages given; None of embeddings, as is what follows but for the texts.
-        output_messages: JSON list of messages answered.
+        output_messages: JSON list of messages answered, one for each answer.
         tool_definitions: JSON list of tools offered.
         input_text: The prompt, the last message given, or the texts to embed as a JSON list.
-        output_text: The answer.
+        output_text: The first answer.
     """
 
     input_messages: str | None = None
@@ -66,12 +67,11 @@ def content_of(record: FinishedRecord, redactor: TextRedactor) -> Content:
     messages: Iterable[Mapping[str, Any]]
     messages = request.messages or ({"role": "user", "content": request.prompt},)
     given = [_message(message) for message in messages]
-    answer: dict[str, Any] = {"role": "assistant", "parts": _answer_parts(record)}
-    answer["finish_reason"] = record.finish_reason
+    answers = [_answer(record), *map(_answer, record.alternatives)]
     texts = [part["content"] for part in given[-1]["parts"] if part["type"] == "text"]
     return Content(
         input_messages=_dump(given, redactor),
-        output_messages=_dump([answer], redactor),
+        output_messages=_dump(answers, redactor),
         tool_definitions=_dump(list(request.tools), redactor) if request.tools else None,
         input_text=redactor.text("\n".join(texts)),
         output_text=redactor.text(record.text),
@@ -100,14 +100,14 @@ def _part(part: Mapping[str, Any] | str) -> dict[str, Any]:
     return {"type": str(part.get("type", "unknown"))}
 
 
-def _answer_parts(record: FinishedRecord) -> list[dict[str, Any]]:
+def _answer(answer: FinishedRecord | Alternative) -> dict[str, Any]:
     parts = []
-    if record.reasoning:
-        parts.append(_text("reasoning", record.reasoning))
-    if record.text:
-        parts.append(_text("text", record.text))
-    parts.extend(_tool_call(call) for call in record.tool_calls)
-    return parts
+    if answer.reasoning:
+        parts.append(_text("reasoning", answer.reasoning))
+    if answer.text:
+        parts.append(_text("text", answer.text))
+    parts.extend(_tool_call(call) for call in answer.tool_calls)
+    return {"role": "assistant", "parts": parts, "finish_reason": answer.finish_reason}
 
 
 def _text(kind: str, content: str) -> dict[str, Any]:

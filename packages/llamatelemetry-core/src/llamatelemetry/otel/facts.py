@@ -52,7 +52,7 @@ def facts_of(record: FinishedRecord, redactor: TextRedactor, content: Content | 
         output_type=_output_type(request),
         response_id=record.response_id,
         response_model=record.response_model,
-        finish_reasons=(record.finish_reason,),
+        finish_reasons=(record.finish_reason, *(other.finish_reason for other in record.alternatives)),
         finish_reason=record.finish_reason,
         time_to_first_chunk_s=first_token if opening.streaming else None,
         input_tokens=usage.input_tokens,

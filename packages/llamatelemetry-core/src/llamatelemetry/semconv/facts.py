@@ -23,7 +23,7 @@ class InferenceFacts:
     Attributes:
         stream: The caller asked to be given tokens as they come.
         choices: Answers asked for; None for the usual one.
-        finish_reasons: Why the answer ended, the first one of several; ``finish_reason`` is the same.
+        finish_reasons: Why each answer ended, in order; ``finish_reason`` is why the first did.
         time_to_first_chunk_s: Submission to first chunk; None unless streaming.
         error_type: Low-cardinality name of what went wrong; ``error_message`` is its text.
         queue_depth: Requests that were waiting when this one was submitted.

@@ -199,7 +199,7 @@ GEN_AI_NEXT: Final = (
         names.GEN_AI_RESPONSE_FINISH_REASONS,
         "string[]",
         "finish_reasons",
-        "Why the answer ended, the first of several: stop, length, tool_calls, content_filter, cancelled or error.",
+        "Why each answer ended, in order: stop, length, tool_calls, content_filter, cancelled or error.",
         task="generation",
     ),
     Attribute(

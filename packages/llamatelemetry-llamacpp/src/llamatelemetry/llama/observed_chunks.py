@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llamatelemetry.backends.protocol import BackendTimings, StreamEnd, Usage
+from llamatelemetry.backends.protocol import Alternative, BackendTimings, FinishReason, StreamEnd, Usage
 from llamatelemetry.errors import BackendProtocolError
 from llamatelemetry.llama.answers import FINISH_REASONS, ToolCall, timings_of, usage_of
 from llamatelemetry.llama.observed_models import spelled
@@ -17,22 +17,21 @@ from llamatelemetry.llama.replies import Timings, TokenUsage, ToolCallDelta
 
 
 class HeardAnswer:
-    """Collects what telemetry tells of one answer. Of several choices, texts are those of the first.
+    """Collects what telemetry tells of the answer to one prompt, which may be several choices.
 
     Args:
         keeps_content: Whether texts may be exported; else they are not kept.
+        wanted: How many choices were asked for.
 
     Attributes:
         failure: The message that said that there is no answer, or none any more.
         model: The model, as the answer names it.
     """
 
-    def __init__(self, *, keeps_content: bool) -> None:
+    def __init__(self, *, keeps_content: bool, wanted: int = 1) -> None:
         self._keeps_content = keeps_content
-        self._texts: list[str] = []
-        self._reasoning: list[str] = []
-        self._calls: dict[int, ToolCall] = {}
-        self._reasons: dict[int, str] = {}
+        self._wanted = wanted
+        self._choices: dict[int, _Choice] = {}
         self._ends: list[Usage] = []
         self._timings = BackendTimings()
         self._most_choices = 0
@@ -44,18 +43,18 @@ class HeardAnswer:
 
     @property
     def complete(self) -> bool:
-        """Whether it was said why the answer ended."""
-        return bool(self._reasons)
+        """Whether it was said of each choice why it ended."""
+        return self._ended >= self._wanted
 
     @property
     def text(self) -> str:
-        """The answer so far, if content is kept."""
-        return "".join(self._texts)
+        """The first choice so far, if content is kept."""
+        return self._first.text
 
     @property
     def reasoning(self) -> str:
-        """The reasoning so far, if content is kept."""
-        return "".join(self._reasoning)
+        """Its reasoning so far, if content is kept."""
+        return self._first.reasoning
 
     def hear(self, message: object) -> bool:
         """Takes the next message.
@@ -86,15 +85,16 @@ class HeardAnswer:
         Args:
             usage: Counts that are known better.
         """
-        reason = self._reasons.get(0) or next(iter(self._reasons.values()), "stop")
+        first, *others = [choice for _, choice in sorted(self._choices.items())] or [_Choice()]
         return StreamEnd(
-            finish_reason=FINISH_REASONS.get(reason, "stop"),
+            finish_reason=first.finish_reason,
             usage=self.usage() if usage is None else usage,
             timings=self._timings if self._is_single else BackendTimings(),
             response_id=self._id,
             response_model=None if self.model is None else spelled(self.model),
-            tool_calls=tuple(self._calls[index].whole() for index in sorted(self._calls)),
+            tool_calls=first.tool_calls,
             embeddings=(self._vector,) if self._vector else (),
+            alternatives=tuple(map(_Choice.alternative, others)),
         )
 
     def usage(self) -> Usage:
@@ -111,14 +111,21 @@ class HeardAnswer:
         return Usage(input_tokens=first.input_tokens, output_tokens=output_tokens, cached_tokens=first.cached_tokens)
 
     @property
+    def _first(self) -> _Choice:
+        return self._choices[min(self._choices)] if self._choices else _Choice()
+
+    @property
+    def _ended(self) -> int:
+        return sum(choice.reason is not None for choice in self._choices.values())
+
+    @property
     def _is_single(self) -> bool:
         return len(self._ends) == 1 and self._most_choices <= 1
 
     def _hear_choice(self, choice: Mapping[str, Any]) -> bool:
-        index = choice.get("index") or 0
-        reason = _text(choice.get("finish_reason"))
-        if reason is not None:
-            self._reasons[index] = reason
+        index = choice.get("index")
+        heard = self._choices.setdefault(index if isinstance(index, int) else 0, _Choice())
+        heard.reason = _text(choice.get("finish_reason")) or heard.reason
         part = choice.get("delta") or choice.get("message") or choice
         if not isinstance(part, Mapping):
             return False
@@ -127,17 +134,9 @@ class HeardAnswer:
         calls = part.get("tool_calls")
         if not calls and part.get("function_call"):
             calls = [{"function": part["function_call"]}]
-        if self._keeps_content and index == 0:
-            self._texts.extend([text] if text else ())
-            self._reasoning.extend([reasoning] if reasoning else ())
-            self._hear_calls(calls or ())
+        if self._keeps_content:
+            heard.add(text, reasoning, calls or ())
         return bool(text or reasoning or calls)
-
-    def _hear_calls(self, calls: Sequence[Any]) -> None:
-        for position, call in enumerate(calls):
-            piece = ToolCallDelta.from_json(call)
-            index = piece.index if "index" in call else position
-            self._calls.setdefault(index, ToolCall()).add(piece)
 
     def _hear_counts(self, message: Mapping[str, Any], choices: Sequence[Any]) -> None:
         told_usage, told_timings = message.get("usage"), message.get("timings")
@@ -154,7 +153,7 @@ class HeardAnswer:
             return
         if told_usage is not None and "completion_tokens" not in told_usage:
             usage = Usage(input_tokens=usage.input_tokens)
-        if self._ends and len(self._ends) >= len(self._reasons):
+        if self._ends and len(self._ends) >= self._ended:
             # The counts come in a chunk of their own, and some came with the reason already.
             self._ends.pop()
         self._ends.append(usage)
@@ -168,6 +167,53 @@ class HeardAnswer:
             first = first[0]
         if isinstance(first, list) and first and isinstance(first[0], float | int):
             self._vector = tuple(first)
+
+
+class _Choice:
+    """One answer of those that a prompt was given."""
+
+    __slots__ = ("_calls", "_reasoning", "_texts", "reason")
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._texts: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: dict[int, ToolCall] = {}
+
+    def add(self, text: str | None, reasoning: str | None, calls: Sequence[Any]) -> None:
+        """Takes the next piece."""
+        self._texts.extend([text] if text else ())
+        self._reasoning.extend([reasoning] if reasoning else ())
+        for position, call in enumerate(calls):
+            piece = ToolCallDelta.from_json(call)
+            index = piece.index if "index" in call else position
+            self._calls.setdefault(index, ToolCall()).add(piece)
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why it ended."""
+        return FINISH_REASONS.get(self.reason or "", "stop")
+
+    @property
+    def text(self) -> str:
+        """The answer so far."""
+        return "".join(self._texts)
+
+    @property
+    def reasoning(self) -> str:
+        """The reasoning so far."""
+        return "".join(self._reasoning)
+
+    @property
+    def tool_calls(self) -> tuple[Mapping[str, Any], ...]:
+        """Whole tool calls."""
+        return tuple(call.whole() for _, call in sorted(self._calls.items()))
+
+    def alternative(self) -> Alternative:
+        """As one that is not the first."""
+        return Alternative(
+            finish_reason=self.finish_reason, text=self.text, reasoning=self.reasoning, tool_calls=self.tool_calls
+        )
 
 
 def _text(value: object) -> str | None:

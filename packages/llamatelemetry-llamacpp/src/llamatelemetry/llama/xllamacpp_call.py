@@ -121,7 +121,7 @@ class _Answer:
     def __init__(
         self, request: InferenceRequest, model: ModelInfo, sink: RecordSink, *, streaming: bool, keeps_content: bool
     ) -> None:
-        self.heard = HeardAnswer(keeps_content=keeps_content)
+        self.heard = HeardAnswer(keeps_content=keeps_content, wanted=request.n)
         self._streaming = streaming
         self._observation = Observation(request, model, sink, streaming=streaming)
         self._observation.started()

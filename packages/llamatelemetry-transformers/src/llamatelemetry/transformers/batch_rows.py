@@ -14,6 +14,8 @@ from llamatelemetry.transformers.steps import Steps
 
 _SMALL: Final = 1024
 
+Reason = Literal["stop", "length"]
+
 
 @dataclass(slots=True, kw_only=True)
 class Answer:
@@ -22,23 +24,23 @@ class Answer:
     Attributes:
         tokens: How many, of all its sequences.
         moments: When those of its longest sequence were there, in monotonic nanoseconds.
-        reason: Why its first sequence ended.
-        ids: Tokens of its first sequence, if they are wanted.
+        reasons: Why each of its sequences ended.
+        ids: Tokens of each of them, if they are wanted.
         early: Whether it was complete while others of its batch were not.
     """
 
     tokens: int = 0
     moments: list[int] = field(default_factory=list)
-    reason: Literal["stop", "length"] = "stop"
-    ids: list[int] = field(default_factory=list)
+    reasons: Sequence[Reason] = ("stop",)
+    ids: Sequence[list[int]] = ()
     early: bool = False
 
     def go_on(self, part: Answer) -> None:
         """Adds what a later loop generated for the same request."""
         self.tokens += part.tokens
         self.moments += part.moments
-        self.ids += part.ids
-        self.reason, self.early = part.reason, part.early
+        self.ids = [[*before, *after] for before, after in zip(self.ids, part.ids, strict=False)]
+        self.reasons, self.early = part.reasons, part.early
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,8 +54,8 @@ class Counted:
         start: Tokens that a sequence began with.
         counts: By sequence, how many tokens it has; None for beams that nobody has chosen from.
         of_each: Sequences of each request.
-        last_ids: The last token of each request's first sequence.
-        ids: All tokens of it, if they are wanted.
+        last_ids: The last token of each sequence.
+        ids: All tokens of each, if they are wanted.
         has_beams: Whether it searched with beams.
     """
 
@@ -102,7 +104,6 @@ def counted(steps: Steps, requests: int, prompt_width: int | None, *, with_ids: 
     of_each, rest = divmod(len(counts), requests)
     if rest or not of_each:
         return None
-    firsts = range(0, len(counts), of_each)
     return Counted(
         config=config,
         lengths=lengths,
@@ -110,8 +111,10 @@ def counted(steps: Steps, requests: int, prompt_width: int | None, *, with_ids: 
         start=start,
         counts=counts,
         of_each=of_each,
-        last_ids=_ids_at(sequences, firsts, [start + counts[row] - 1 for row in firsts]),
-        ids=[sequences[row, start : start + counts[row]].tolist() for row in firsts] if with_ids else (),
+        last_ids=_ids_at(sequences, [start + count - 1 for count in counts]),
+        ids=[row[start : start + count].tolist() for row, count in zip(sequences, counts, strict=True)]
+        if with_ids
+        else (),
         has_beams=has_beams,
     )
 
@@ -130,15 +133,19 @@ def answers_of_steps(loop: Counted, requests: int, begun_ns: int) -> list[Answer
     ends = token_ids(config.eos_token_id)
     per_token = _per_token(loop.moments, loop.lengths, start)
     answers = []
-    for request, last_id in enumerate(loop.last_ids):
-        own = counts[request * of_each : (request + 1) * of_each]
+    for first in range(0, len(counts), of_each):
+        rows = slice(first, first + of_each)
+        own = counts[rows]
         longest = max(own)
         answers.append(
             Answer(
                 tokens=sum(own),
                 moments=per_token[:longest],
-                reason="stop" if last_id in ends else _reason(config, loop.moments, start + own[0], begun_ns),
-                ids=loop.ids[request] if loop.ids else [],
+                reasons=[
+                    "stop" if last_id in ends else _reason(config, loop.moments, start + count, begun_ns)
+                    for last_id, count in zip(loop.last_ids[rows], own, strict=True)
+                ],
+                ids=loop.ids[rows],
                 early=not loop.has_beams and longest < max(counts),
             )
         )
@@ -164,11 +171,13 @@ def answers_of_result(returned: Any, requests: int, prompt_width: int | None, co
     of_each = len(counts) // requests
     ends = token_ids(config.eos_token_id)
     answers = []
-    for row in range(0, len(counts), of_each):
-        ids = generated[row][: counts[row]]
-        ended = bool(ids) and ids[-1] in ends
-        reason = "stop" if ended else _reason(config, (), prompt_width + counts[row], 0)
-        answers.append(Answer(tokens=sum(counts[row : row + of_each]), reason=reason, ids=ids))
+    for first in range(0, len(counts), of_each):
+        rows = slice(first, first + of_each)
+        ids = [row[:count] for row, count in zip(generated[rows], counts[rows], strict=True)]
+        reasons: list[Reason] = [
+            "stop" if not ends.isdisjoint(row[-1:]) else _reason(config, (), prompt_width + len(row), 0) for row in ids
+        ]
+        answers.append(Answer(tokens=sum(counts[rows]), reasons=reasons, ids=ids))
     return answers
 
 
@@ -186,7 +195,7 @@ def token_ids(value: Any) -> frozenset[int]:
     return frozenset([value] if isinstance(value, int) else value)
 
 
-def _reason(config: Any, moments: Sequence[int], length: int, begun_ns: int) -> Literal["stop", "length"]:
+def _reason(config: Any, moments: Sequence[int], length: int, begun_ns: int) -> Reason:
     if config.max_length is not None and length >= config.max_length:
         return "length"
     if config.max_time is not None and moments and (moments[-1] - begun_ns) * 1e-9 >= config.max_time:
@@ -205,11 +214,11 @@ def _last_steps(steps: Steps, made: int, sequences: int) -> list[int]:
     return [min(step, last) for step in incomplete_for.tolist()]
 
 
-def _ids_at(sequences: Any, rows: Sequence[int], columns: Sequence[int]) -> list[int]:
+def _ids_at(sequences: Any, columns: Sequence[int]) -> list[int]:
+    """The token of each sequence that stands at a column of its own."""
     if is_small(sequences):
-        whole = sequences.tolist()
-        return [whole[row][column] for row, column in zip(rows, columns, strict=True)]
-    ids: list[int] = sequences[list(rows), list(columns)].tolist()
+        return [row[column] for row, column in zip(sequences.tolist(), columns, strict=True)]
+    ids: list[int] = sequences[range(len(columns)), list(columns)].tolist()
     return ids
 
 

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from types import ModuleType, SimpleNamespace
 from typing import Any, Final
 
-from llamatelemetry.backends.protocol import FinishReason, StreamEnd, Usage
+from llamatelemetry.backends.protocol import Alternative, FinishReason, StreamEnd, Usage
 from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.clock import SYSTEM_CLOCK
 from llamatelemetry.inference.observation import Observation
@@ -105,7 +105,7 @@ class BatchingObserver:
             return original(manager, *args, **kwargs)
         except BaseException as error:
             if adding.request is not None:
-                adding.request.end("error", error)
+                adding.request.end("error", error=error)
             raise
         finally:
             _adding.reset(token)
@@ -145,9 +145,8 @@ class BatchedRequest:
         self._answers_left = answers
         self._moments: list[int] = []
         self._complete_tokens = 0
-        self._is_first_complete = False
         self._is_started = False
-        self._reason: FinishReason = "stop"
+        self._reasons: dict[str, FinishReason] = {}
         self._lock = threading.Lock()
         self._is_ended = False
 
@@ -177,23 +176,31 @@ class BatchedRequest:
     def complete(self, state: Any) -> None:
         """Notes that a state has all its tokens."""
         self._complete_tokens += _generated(state)
-        if state.request_id == self._name:
-            self._is_first_complete = True
-            self._reason = "stop" if not self._ends.isdisjoint(state.generated_tokens[-1:]) else "length"
+        is_ended = not self._ends.isdisjoint(state.generated_tokens[-1:])
+        self._reasons[state.request_id] = "stop" if is_ended else "length"
         self._answers_left -= 1
         if self._answers_left <= 0:
-            self.end(self._reason)
+            # Answers are made in any order; they are numbered in that in which they are returned, without padding.
+            self.end(*(self._reasons[name] for name in sorted(self._reasons, key=lambda name: (len(name), name))))
 
-    def end(self, reason: FinishReason, error: BaseException | None = None) -> None:
-        """Ends it; once."""
+    def end(self, reason: FinishReason, *others: FinishReason, error: BaseException | None = None) -> None:
+        """Ends it; once.
+
+        Args:
+            reason: Why the first answer ended, or all.
+            others: Why the others did.
+            error: What went wrong.
+        """
         with self._lock:
             if self._is_ended:
                 return
             self._is_ended = True
         self._observation.tokens_at(self._moments)
-        tokens = self._complete_tokens + (0 if self._is_first_complete else len(self._moments))
+        tokens = self._complete_tokens + (0 if self._name in self._reasons else len(self._moments))
         usage = Usage(input_tokens=self._input_tokens, output_tokens=tokens)
-        self._observation.finish(StreamEnd(finish_reason=reason, usage=usage), error=error)
+        alternatives = tuple(Alternative(finish_reason=other) for other in others)
+        end = StreamEnd(finish_reason=reason, usage=usage, alternatives=alternatives)
+        self._observation.finish(end, error=error)
 
 
 def _generated(state: Any) -> int:
@@ -282,4 +289,4 @@ def _fail_waiting(original: Callable[..., Any], manager: Any, error: Any, *args:
 def _fail(state: Any, error: BaseException) -> None:
     request = _request_of(state)
     if request is not None:
-        request.end("error", error)
+        request.end("error", error=error)

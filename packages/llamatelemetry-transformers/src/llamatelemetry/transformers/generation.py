@@ -106,7 +106,7 @@ class Generation:
             is_error=error is not None,
         )
         if self._tokenizer is not None:
-            later.texts = [self._decoded(answer) or "" for answer in later.all_answers or ()]
+            later.texts = [self._decoded(answer) or () for answer in later.all_answers or ()]
         for row, observation in enumerate(self._observations):
             observation.finish_later(partial(later.told, row), error=error)
 
@@ -128,10 +128,10 @@ class Generation:
         return self._call.prompt_tokens()
 
     @quietly
-    def _decoded(self, answer: Answer) -> str:
+    def _decoded(self, answer: Answer) -> list[str]:
         # Here and now: a tokenizer is not for two threads at once.
         tokenizer: Any = self._tokenizer
-        return str(tokenizer.decode(answer.ids, skip_special_tokens=True))
+        return [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in answer.ids]
 
     def _questions(self, asked: Asked | None) -> Sequence[Any]:
         if asked is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from llamatelemetry.backends.protocol import StreamEnd, Usage
+from llamatelemetry.backends.protocol import Alternative, FinishReason, StreamEnd, Usage
 from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.inference.observation import Told
 from llamatelemetry.transformers.batch_rows import Answer, Counted, answers_of_steps
@@ -29,7 +29,7 @@ class ToldLater:
         cached_tokens: How many of these a cache held before.
         loops: What was counted of each decoding loop that was seen; none where nobody saw how.
         answers: What is known of the answers without.
-        texts: The answers in words; none where they are not wanted.
+        texts: By request, each of its answers in words; none where they are not wanted.
         begun_ns: When it began, on the monotonic clock.
         is_error: Whether it raised.
     """
@@ -41,7 +41,7 @@ class ToldLater:
     cached_tokens: int | None
     loops: Sequence[Counted]
     answers: Sequence[Answer] | None
-    texts: Sequence[str]
+    texts: Sequence[Sequence[str]]
     begun_ns: int
     is_error: bool
 
@@ -55,13 +55,20 @@ class ToldLater:
             output_tokens=None if answer is None else answer.tokens,
             cached_tokens=None if cached is None or input_tokens is None else min(cached, input_tokens),
         )
-        reason = "error" if self.is_error else "stop" if answer is None else answer.reason
+        reasons: Sequence[FinishReason]
+        reasons = ("error",) if self.is_error else ("stop",) if answer is None else answer.reasons
+        texts = [*(self.texts[row] if self.texts else ()), *([""] * len(reasons))]
+        others = zip(reasons[1:], texts[1:], strict=False)
         moments = [] if answer is None else answer.moments
         return Told(
             request=self.settings.request(self.requests[row], self.new_tokens),
-            end=StreamEnd(finish_reason=reason, usage=usage),
+            end=StreamEnd(
+                finish_reason=reasons[0],
+                usage=usage,
+                alternatives=tuple(Alternative(finish_reason=reason, text=text) for reason, text in others),
+            ),
             tokens_ns=moments,
-            text=self.texts[row] if self.texts else "",
+            text=texts[0],
             # An answer may wait for others of its batch.
             at_ns=moments[-1] if answer is not None and answer.early and moments else None,
         )

@@ -89,6 +89,10 @@ class Traced:
             for span in self.inferences()
         ]
 
+    def reasons(self) -> list[tuple[str, ...]]:
+        """Of each inference, why its answers ended."""
+        return [span.attributes["gen_ai.response.finish_reasons"] for span in self.inferences()]
+
     def clear(self) -> None:
         """Forgets the spans so far."""
         self.spans()

@@ -235,7 +235,20 @@ def test_several_answers_to_a_prompt_are_one_request(make_tiny, traced, blocks):
         manager.add_request(PROMPTS[0])
         results(manager, 3)
     assert traced.tokens() == [(3, 24, "length")]
+    assert traced.reasons() == [("length", "length", "length")]
     assert traced.inference().attributes["gen_ai.request.choice.count"] == 3
+
+
+def test_each_of_several_answers_has_a_reason_of_its_own(make_tiny, traced):
+    torch.manual_seed(0)
+    asked = {"num_return_sequences": 12, "do_sample": True, "max_new_tokens": 3, "eos_token_id": list(range(2, 40))}
+    with batching(make_tiny(), **asked) as manager:
+        manager.add_request(PROMPTS[0], request_id="one")
+        answers = results(manager, 12)
+    names = ["one", *(f"one__child#{number}" for number in range(11))]
+    expected = tuple("stop" if 2 <= answers[name].generated_tokens[-1] < 40 else "length" for name in names)
+    assert {"stop", "length"} == set(expected)
+    assert traced.reasons() == [expected]
 
 
 @pytest.mark.parametrize("batched", [True, False])

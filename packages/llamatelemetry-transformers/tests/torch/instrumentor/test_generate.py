@@ -212,6 +212,23 @@ def test_several_answers_to_a_prompt_are_one_request(make_tiny, traced, beams):
     )
     assert traced.tokens() == [(2, 12, "length"), (4, 12, "length"), (3, 12, "length")]
     assert [span.attributes["gen_ai.request.choice.count"] for span in traced.inferences()] == [2, 2, 2]
+    assert traced.reasons() == [("length", "length")] * 3
+
+
+def drawn(model, input_ids, **kwargs):
+    """A decoding loop that asks no criteria."""
+    return torch.cat([input_ids, torch.randint(2, 100, (input_ids.shape[0], 3))], dim=1)
+
+
+@pytest.mark.parametrize("options", [{}, {"custom_generate": drawn}], ids=["step by step", "by its result"])
+def test_each_of_several_answers_has_a_reason_of_its_own(make_tiny, traced, options):
+    model = make_tiny(eos_token_id=list(range(2, 40)), pad_token_id=0)
+    torch.manual_seed(0)
+    answers = model.generate(PROMPT, max_new_tokens=3, do_sample=True, num_return_sequences=8, **options)
+    generated = answers[:, PROMPT.shape[1] :]
+    expected = tuple("stop" if any(2 <= token < 40 for token in row) else "length" for row in generated.tolist())
+    assert {"stop", "length"} == set(expected)
+    assert traced.reasons() == [expected]
 
 
 def test_an_assistants_generations_are_not_requests(make_tiny, traced, untraced):
@@ -526,6 +543,18 @@ def test_prompts_and_answers_are_decoded_only_for_who_wants_them(tiny, traced, m
     told = [json.loads(span.attributes["gen_ai.output.messages"])[0]["parts"][0]["content"] for span in spans]
     assert asked == ["Name the seven", "The quick brown fox"]
     assert told == texts
+
+
+def test_each_of_several_answers_is_exported(tiny, traced, monkeypatch):
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_ONLY")
+    traced.instrument_again()
+    model, tokenizer = tiny
+    prompt = tokenizer("Name the seven", return_tensors="pt")
+    answers = model.generate(**prompt, max_new_tokens=4, do_sample=True, num_return_sequences=3, tokenizer=tokenizer)
+    told = json.loads(traced.attributes()["gen_ai.output.messages"])
+    texts = tokenizer.batch_decode(answers[:, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert [message["parts"][0]["content"] for message in told] == texts
+    assert [message["finish_reason"] for message in told] == ["length"] * 3
 
 
 def test_no_warning_comes_of_it(make_tiny, traced, caplog):
