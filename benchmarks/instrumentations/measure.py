@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -130,7 +131,10 @@ class Bench:
         self._settle()
         measured = since(before, points(self._memory.metrics))
         spans = self._memory.spans.get_finished_spans()
-        return sdk_us(spans, measured)
+        self._patches.out()
+        found = sdk_us(spans, measured, partial(self._bare[call.name], TOKENS))
+        self._patches.back()
+        return found
 
     def costs_us(self, call: Call, tokens: int, pairs: int) -> list[tuple[float, float]]:
         """What one call costs more, pair by pair: microseconds of CPU of all threads, and of the caller's."""
