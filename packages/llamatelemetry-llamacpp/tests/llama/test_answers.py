@@ -4,8 +4,8 @@ import pytest
 
 from llamatelemetry.backends.protocol import BackendTimings, StreamEnd, TokenDelta, Usage
 from llamatelemetry.errors import BackendProtocolError
+from llamatelemetry.llama.answer_replies import ChatChunk, CompletionChunk
 from llamatelemetry.llama.answers import read_chat, read_completion
-from llamatelemetry.llama.replies import ChatChunk, CompletionChunk
 
 TIMINGS = {"cache_n": 30, "prompt_n": 7, "prompt_ms": 12.5, "predicted_n": 3, "predicted_ms": 40.0}
 USAGE = {"prompt_tokens": 37, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 30}}

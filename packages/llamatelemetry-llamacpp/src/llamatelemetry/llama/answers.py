@@ -7,7 +7,14 @@ from typing import Any, Final
 
 from llamatelemetry.backends.protocol import BackendTimings, FinishReason, StreamEnd, TokenDelta, Usage
 from llamatelemetry.errors import BackendProtocolError
-from llamatelemetry.llama.replies import ChatChunk, CompletionChunk, EmbeddingsReply, Timings, TokenUsage, ToolCallDelta
+from llamatelemetry.llama.answer_replies import (
+    ChatChunk,
+    CompletionChunk,
+    EmbeddingsReply,
+    Timings,
+    TokenUsage,
+    ToolCallDelta,
+)
 
 FINISH_REASONS: Final[Mapping[str, FinishReason]] = {
     "stop": "stop",

@@ -20,17 +20,9 @@ from llamatelemetry.errors import (
     BackendResponseError,
     ServerLoadingError,
 )
+from llamatelemetry.llama.answer_replies import ChatChunk, CompletionChunk, EmbeddingsReply
 from llamatelemetry.llama.exchange import Exchange
-from llamatelemetry.llama.replies import (
-    ChatChunk,
-    CompletionChunk,
-    EmbeddingsReply,
-    Health,
-    ModelsReply,
-    Props,
-    SlotState,
-    parse_metrics,
-)
+from llamatelemetry.llama.server_replies import Health, ModelsReply, Props, SlotState, parse_metrics
 from llamatelemetry.llama.streaming import ReplyStream
 from llamatelemetry.llama.transport import Wire
 

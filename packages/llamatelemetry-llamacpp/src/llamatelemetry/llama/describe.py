@@ -11,8 +11,8 @@ from llamatelemetry.llama.client import LlamaClient
 from llamatelemetry.llama.gguf import GgufFile, read_gguf
 from llamatelemetry.llama.model_files import PROVIDER, model_name
 from llamatelemetry.llama.model_origin import origin
-from llamatelemetry.llama.replies import Props
 from llamatelemetry.llama.server import LlamaServer
+from llamatelemetry.llama.server_replies import Props
 from llamatelemetry.llama.transport import is_loopback
 
 

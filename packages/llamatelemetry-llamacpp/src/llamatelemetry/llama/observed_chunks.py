@@ -11,9 +11,9 @@ from typing import Any
 
 from llamatelemetry.backends.protocol import Alternative, BackendTimings, FinishReason, StreamEnd, Usage
 from llamatelemetry.errors import BackendProtocolError
+from llamatelemetry.llama.answer_replies import Timings, TokenUsage, ToolCallDelta
 from llamatelemetry.llama.answers import FINISH_REASONS, ToolCall, timings_of, usage_of
 from llamatelemetry.llama.observed_models import spelled
-from llamatelemetry.llama.replies import Timings, TokenUsage, ToolCallDelta
 
 
 class HeardAnswer:

@@ -1,25 +1,14 @@
 from __future__ import annotations
 
-import math
 from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from llamatelemetry.errors import BackendProtocolError
-from llamatelemetry.llama.replies import (
-    ChatChunk,
-    CompletionChunk,
-    EmbeddingsReply,
-    ModelsReply,
-    Props,
-    SlotState,
-    Timings,
-    TokenUsage,
-    parse_metrics,
-)
+from llamatelemetry.llama.answer_replies import ChatChunk, CompletionChunk, EmbeddingsReply, Timings, TokenUsage
+from llamatelemetry.llama.server_replies import ModelsReply, Props, SlotState
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -67,48 +56,3 @@ def test_an_error_names_the_path_to_the_wrong_value(kind, message, path):
     with pytest.raises(BackendProtocolError) as caught:
         kind.from_json(message)
     assert path in str(caught.value)
-
-
-@pytest.mark.parametrize("nonsense", [-1, 2**63, 10**400], ids=["negative", "large", "endless"])
-def test_what_a_server_cannot_have_counted_or_timed_is_not_known(nonsense):
-    told = dict.fromkeys(("cache_n", "prompt_n", "prompt_ms", "predicted_n", "predicted_ms"), nonsense)
-    unknown = Timings(cached_tokens=None, prompt_tokens=None, prompt_ms=None, predicted_tokens=None, predicted_ms=None)
-    assert Timings.from_json(told) == unknown
-    assert Timings.from_json({"prompt_ms": math.nan, "predicted_ms": math.inf}) == unknown
-
-
-def test_a_router_has_no_context_of_its_own():
-    assert Props.from_json({"total_slots": 1, "default_generation_settings": {"n_ctx": 0}}).context_length is None
-
-
-def test_embeddings_come_in_the_order_of_their_inputs():
-    entries = [{"index": 1, "embedding": [3, 4]}, {"index": 0, "embedding": [1, 2.5]}]
-    reply = EmbeddingsReply.from_json({"data": entries, "usage": {"prompt_tokens": 7}, "model": "m"})
-    assert reply == EmbeddingsReply(vectors=((1.0, 2.5), (3.0, 4.0)), input_tokens=7, model="m")
-
-
-def test_reasoning_tokens_are_read_where_the_server_counts_them():
-    usage = {"prompt_tokens": 3, "completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 2}}
-    assert TokenUsage.from_json(usage).reasoning_tokens == 2
-
-
-def test_metrics_text_of_the_reference_writer_is_read_back():
-    registry = CollectorRegistry()
-    Counter("llamacpp:a", "a", registry=registry).inc(3)
-    Gauge("b", 'b with "quotes"', ["model", "other"], registry=registry).labels('x y"}', "z").set(-1.5e-9)
-    Gauge("c", "c", registry=registry).set(math.inf)
-    samples = parse_metrics(generate_latest(registry).decode())
-    assert samples["llamacpp:a_total"] == 3
-    assert samples["c"] == math.inf
-    assert [value for name, value in samples.items() if name.startswith("b{")] == [-1.5e-9]
-
-
-def test_a_time_stamp_after_a_sample_is_not_its_value():
-    assert parse_metrics('a 1 1700000000000\n\n# HELP b\nb{c="d e"} 2 3\n') == {"a": 1, 'b{c="d e"}': 2}
-
-
-@pytest.mark.parametrize("line", ["<html>", "a", "a b", "a{b} ", "{"])
-def test_a_metrics_line_that_is_no_sample_is_shown(line):
-    with pytest.raises(BackendProtocolError) as caught:
-        parse_metrics(line)
-    assert line in str(caught.value)
