@@ -180,8 +180,9 @@ class BatchedRequest:
         self._reasons[state.request_id] = "stop" if is_ended else "length"
         self._answers_left -= 1
         if self._answers_left <= 0:
-            # Answers are made in any order; they are numbered in that in which they are returned, without padding.
-            self.end(*(self._reasons[name] for name in sorted(self._reasons, key=lambda name: (len(name), name))))
+            # Answers are made in any order. Their names end with numbers, but that of the first, which is the shortest.
+            names = sorted(self._reasons, key=lambda name: (len(name), name))
+            self.end(*map(self._reasons.__getitem__, names))
 
     def end(self, reason: FinishReason, *others: FinishReason, error: BaseException | None = None) -> None:
         """Ends it; once.

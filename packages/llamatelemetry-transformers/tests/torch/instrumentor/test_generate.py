@@ -231,6 +231,19 @@ def test_each_of_several_answers_has_a_reason_of_its_own(make_tiny, traced, opti
     assert traced.reasons() == [expected]
 
 
+def test_the_answers_of_a_batch_too_large_for_a_list_have_their_own_reasons_too(make_tiny, traced):
+    model = make_tiny(eos_token_id=list(range(2, 12)), pad_token_id=0)
+    torch.manual_seed(0)
+    prompts = torch.randint(50, 90, (64, 12))
+    answers = model.generate(
+        prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=8, do_sample=True, num_return_sequences=2
+    )
+    assert answers.numel() > 1024
+    ends = ["stop" if any(2 <= token < 12 for token in row) else "length" for row in answers[:, 12:].tolist()]
+    assert {"stop", "length"} == set(ends)
+    assert traced.reasons() == list(zip(ends[::2], ends[1::2], strict=True))
+
+
 def test_an_assistants_generations_are_not_requests(make_tiny, traced, untraced):
     model, assistant = make_tiny(), make_tiny(num_hidden_layers=1)
 
