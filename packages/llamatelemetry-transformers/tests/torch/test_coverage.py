@@ -12,10 +12,14 @@ import transformers
 from transformers import (
     MambaConfig,
     MambaForCausalLM,
+    MptConfig,
+    MptForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
+    XGLMConfig,
+    XGLMForCausalLM,
 )
 
 from llamatelemetry.errors import StreamInterruptedError
@@ -52,6 +56,19 @@ def test_a_model_with_an_encoder_is_not():
 def test_a_model_that_keeps_a_state_is_not():
     model = MambaForCausalLM(MambaConfig(vocab_size=60, hidden_size=16, num_hidden_layers=1, state_size=4))
     assert "state that is not a cache" in why_not_batched(model)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        XGLMForCausalLM(XGLMConfig(vocab_size=60, d_model=16, ffn_dim=16, num_layers=1, attention_heads=2)),
+        MptForCausalLM(MptConfig(vocab_size=60, d_model=16, n_heads=2, n_layers=1)),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_a_model_whose_attention_is_its_own_is_not(model):
+    # Both repeat themselves so much that an answer of theirs hardly says what they read.
+    assert "attention" in why_not_batched(model)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
+    GenerationConfig,
     LogitsProcessorList,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
@@ -15,7 +16,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from llamatelemetry.transformers.sampling import Sampling, draw, penalise
+from llamatelemetry.backends.request import InferenceRequest, SamplingParams
+from llamatelemetry.transformers.sampling import Sampling, draw, penalise, sampling_of
 
 SIZE = 40
 
@@ -74,6 +76,22 @@ def test_a_row_is_drawn_the_same_whoever_is_beside_it(samplings, seed):
     together = draw(logits, samplings, positions).tolist()
     alone = [draw(logits[row : row + 1], [samplings[row]], [row]).item() for row in positions]
     assert together == alone
+
+
+@pytest.mark.parametrize("neighbour", [{"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1}], ids=str)
+@pytest.mark.parametrize("wishes_of_one", [{}, {"top_p": 0.9}, {"top_k": 5}], ids=str)
+def test_candidates_that_are_left_out_for_one_change_nothing_for_another(wishes_of_one, neighbour):
+    # As many are equally likely as in 16 bits, and which of them comes first must not hang on who else is there.
+    logits = logits_of(3, 2).round()
+    one, other = Sampling(temperature=1.0, seed=3, **wishes_of_one), Sampling(temperature=1.0, seed=4, **neighbour)
+    alone = [draw(logits[:1], [one], [position]).item() for position in range(50)]
+    assert [draw(logits, [one, other], [position, position])[0].item() for position in range(50)] == alone
+
+
+@pytest.mark.parametrize("temperature", [1e-7, 1e-40, 5e-324])
+def test_a_temperature_next_to_none_takes_the_likeliest_token(temperature):
+    asked = InferenceRequest(prompt="x", sampling=SamplingParams(temperature=temperature, top_p=0.9), seed=1)
+    assert sampling_of(asked, GenerationConfig()).temperature == 0
 
 
 def test_the_last_candidate_is_in_reach_and_nothing_behind_it(monkeypatch):

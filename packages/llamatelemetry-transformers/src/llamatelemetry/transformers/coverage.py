@@ -44,17 +44,26 @@ def why_not_batched(model: Any) -> str:
     old = too_old("transformers", transformers.__version__, MIN_CONTINUOUS)
     if old:
         return f"{old} for continuous batching"
-    config = model.config
-    if config.is_encoder_decoder:
+    unfit = _why_unfit(model)
+    if unfit:
+        return unfit
+    wishes = [name for name in _NEEDS_ALL_TOKENS if _is_wished(model.generation_config, name)]
+    return f"its generation configuration asks for {', '.join(wishes)}" if wishes else ""
+
+
+def _why_unfit(model: Any) -> str:
+    if model.config.is_encoder_decoder:
         return "it has an encoder"
     if not hasattr(model, "init_continuous_batching"):
         return f"{type(model).__name__} has no continuous batching"
     if getattr(model, "_is_stateful", False):
         return "it keeps a state that is not a cache of keys and values"
+    # It is told of the batch's attention, and goes on with its own, which reads no pages.
+    if not getattr(model, "_supports_attention_backend", False):
+        return f"the attention of {type(model).__name__} is its own and cannot be another one"
     if len(set((getattr(model, "hf_device_map", None) or {"": 0}).values())) > 1:
         return "it is spread over several devices"
-    wishes = [name for name in _NEEDS_ALL_TOKENS if _is_wished(model.generation_config, name)]
-    return f"its generation configuration asks for {', '.join(wishes)}" if wishes else ""
+    return ""
 
 
 def _is_wished(config: Any, name: str) -> bool:

@@ -16,6 +16,11 @@ from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.errors import NotSupportedError
 
 _64_BITS: Final = 2**64 - 1
+_ALL_AS_THEY_ARE: Final = 0
+"""Candidates kept of a row that leaves none out; they need no order."""
+
+_NEXT_TO_NONE: Final = 1e-6
+"""A temperature below this has one candidate, and dividing by it may have none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +79,7 @@ def sampling_of(request: InferenceRequest, defaults: Any) -> Sampling:
         raise NotSupportedError("sampling.repeat_penalty=0 divides by nothing: 1 is no penalty, more is one")
     temperature = _first(asked.temperature, getattr(recommended, "temperature", None), 1.0 if draws else 0.0)
     return Sampling(
-        temperature=temperature,
+        temperature=temperature if temperature >= _NEXT_TO_NONE else 0.0,
         top_k=int(_first(asked.top_k, getattr(recommended, "top_k", None), 0)),
         top_p=_first(asked.top_p, getattr(recommended, "top_p", None), 1.0),
         min_p=_first(asked.min_p, getattr(recommended, "min_p", None), 0.0),
@@ -137,14 +142,27 @@ def draw(logits: Any, samplings: Sequence[Sampling], positions: Sequence[int]) -
     Returns:
         A tensor with the index of the token of each row.
     """
+    # Rows that keep equally many are drawn together. A row among others would have its candidates in another order.
+    kept: dict[int, list[int]] = {}
+    size = logits.shape[-1]
+    for row, each in enumerate(samplings):
+        kept.setdefault(min(each.top_k or size, size) if each.filters else _ALL_AS_THEY_ARE, []).append(row)
+    tokens = logits.new_empty(len(samplings), dtype=int)
+    for width, rows in kept.items():
+        tokens[rows] = _draw(logits[rows], [samplings[row] for row in rows], [positions[row] for row in rows], width)
+    return tokens
+
+
+def _draw(logits: Any, samplings: Sequence[Sampling], positions: Sequence[int], width: int) -> Any:
+    """The same for rows that all keep so many of the likeliest candidates."""
 
     def column(values: Sequence[float]) -> Any:
         return logits.new_tensor(values).unsqueeze(1)
 
     logits = logits / column([each.temperature for each in samplings])
     order = None
-    if any(each.filters for each in samplings):
-        logits, order = _likeliest(logits, samplings, column)
+    if width != _ALL_AS_THEY_ARE:
+        logits, order = logits.topk(width) if width < logits.shape[-1] else logits.sort(descending=True)
     weights = logits.softmax(-1)
     if order is not None:
         before = weights.cumsum(-1) - weights
@@ -158,18 +176,6 @@ def draw(logits: Any, samplings: Sequence[Sampling], positions: Sequence[int]) -
     # Rounding may lift the place to the very end, where there is no candidate.
     found = (sums <= place.minimum(total.nextafter(total.new_zeros(())))).sum(-1, keepdim=True)
     return (found if order is None else order.gather(-1, found)).squeeze(-1)
-
-
-def _likeliest(logits: Any, samplings: Sequence[Sampling], column: Any) -> tuple[Any, Any]:
-    """The candidates that ``top_k`` keeps, likeliest first, and which they are."""
-    size = logits.shape[-1]
-    kept = [min(each.top_k or size, size) for each in samplings]
-    width = max(kept)
-    values, order = logits.topk(width) if width < size else logits.sort(descending=True)
-    if min(kept) < width:
-        rank = logits.new_tensor(range(width)).unsqueeze(0)
-        values = values.masked_fill(rank >= column(kept), float("-inf"))
-    return values, order
 
 
 def _first(*values: Any) -> Any:
