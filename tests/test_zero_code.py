@@ -443,6 +443,16 @@ def test_our_instrumentors_work_under_opentelemetrys_own_distro(tmp_path: Path) 
     assert not (environment.work / "llamatelemetry-data").exists()
 
 
+def test_variables_that_mean_something_to_that_distro_alone_keep_nobody_from_observing(tmp_path: Path) -> None:
+    environment = with_library(Environment(tmp_path, without=USUALLY_HIDDEN[1:]))
+    with OtlpSink() as sink:
+        variables = {"OTEL_TRACES_EXPORTER": "otlp_proto_http", "OTEL_BSP_MAX_QUEUE_SIZE": "5000000"}
+        done = environment.instrument(APPLICATION, THEIRS | to(sink) | variables)
+        assert (done.returncode, done.stdout) == (0, ANSWER)
+        assert [line for line in done.stderr.splitlines() if "not loaded" not in line] == []
+        assert inferences(received(sink)) == ["text_completion toy"]
+
+
 def test_under_that_distro_too_an_error_in_the_environment_is_one_line(tmp_path: Path) -> None:
     environment = with_library(Environment(tmp_path, without=USUALLY_HIDDEN[1:]))
     with OtlpSink() as sink:
@@ -503,6 +513,51 @@ def test_a_file_of_declarative_configuration_decides_where_everything_goes_stub(
         assert {"gen_ai.client.operation.duration", "hw.power"} <= {metric.name for metric in sink.metrics}
         assert resource_of(sink)["service.name"] == "declared"
     assert not (environment.work / "llamatelemetry-data").exists()
+
+
+def test_beside_that_file_no_variable_that_chooses_exporters_or_a_sampler_is_looked_at(
+    environment: Environment,
+) -> None:
+    with OtlpSink() as sink:
+        (environment.work / "otel.yaml").write_text(DECLARED.format(endpoint=sink.endpoint))
+        ignored = {
+            "OTEL_TRACES_EXPORTER": "zipkin",
+            "OTEL_METRICS_EXPORTER": "none,otlp",
+            "OTEL_TRACES_SAMPLER": "jaeger_remote",
+            "OTEL_TRACES_SAMPLER_ARG": "endpoint=http://there",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json",
+        }
+        done = environment.instrument(APPLICATION, {"OTEL_CONFIG_FILE": "otel.yaml", **ignored})
+        assert (done.returncode, done.stdout, done.stderr) == (0, ANSWER, "")
+        assert inferences(received(sink)) == ["text_completion toy"]
+
+
+WORKERS = """
+import multiprocessing, warnings
+from concurrent.futures import ProcessPoolExecutor
+warnings.simplefilter("ignore", DeprecationWarning)  # From Python 3.12 on, forking beside threads warns.
+from toy import Model
+
+def work(prompt):
+    return Model().generate(prompt)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=work, args=("the sky",))
+    process.start()
+    process.join()
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        print(pool.submit(work, "the sea is blue").result())
+"""
+
+
+def test_with_that_file_too_a_worker_sends_what_it_has_when_it_ends(environment: Environment) -> None:
+    with OtlpSink() as sink:
+        (environment.work / "otel.yaml").write_text((DECLARED + METRICS_DECLARED).format(endpoint=sink.endpoint))
+        done = environment.instrument(WORKERS, {"OTEL_CONFIG_FILE": "otel.yaml"})
+        assert (done.returncode, done.stdout, done.stderr) == (0, ANSWER, "")
+        assert inferences(received(sink)) == ["text_completion toy"] * 2
+        assert "gen_ai.client.operation.duration" in {metric.name for metric in sink.metrics}
 
 
 def test_what_that_file_leaves_out_is_off(environment: Environment) -> None:

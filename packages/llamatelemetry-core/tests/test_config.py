@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamatelemetry.config import READ_ELSEWHERE, VARIABLES, Settings, resolve_settings
+from llamatelemetry.config import READ_ELSEWHERE, VARIABLES, Settings, beside_providers, resolve_settings
 from llamatelemetry.errors import ConfigurationError
 
 
@@ -169,3 +169,27 @@ def test_any_text_is_either_understood_or_one_typed_error(name: str, text: str) 
 @pytest.mark.parametrize("name", READ_ELSEWHERE)
 def test_a_variable_that_is_read_elsewhere_is_no_unknown_one(name: str) -> None:
     assert resolve_settings({}, {name: "anything"}) == Settings()
+
+
+@pytest.mark.parametrize("text", ["ftp://ada:hunter2@there", "ada:hunter2@there:4318", "http://ada:hunt/er2@there"])
+def test_a_password_in_an_endpoint_that_is_no_good_is_in_no_error(text: str) -> None:
+    for arguments, environ in (({}, {"OTEL_EXPORTER_OTLP_ENDPOINT": text}), ({"otlp_endpoint": text}, {})):
+        with pytest.raises(ConfigurationError, match="there") as raised:
+            resolve_settings(arguments, environ)
+        assert "hunt" not in str(raised.value)
+
+
+def test_the_capture_of_content_is_read_in_any_case_as_others_read_it() -> None:
+    name = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+    assert resolve_settings({}, {name: "span_only"}).capture_content == "SPAN_ONLY"
+
+
+def test_beside_providers_of_others_only_what_is_ours_to_say_is_read() -> None:
+    environ = {
+        "OTEL_TRACES_EXPORTER": "otlp_proto_http",
+        "OTEL_TRACES_SAMPLER_ARG": "endpoint=http://there",
+        "OTEL_SDK_DISABLED": "true",
+        "LLAMATELEMETRY_SEMCONV": "gen_ai",
+    }
+    settings = resolve_settings({}, beside_providers(environ))
+    assert (settings.traces_exporters, settings.disabled, settings.semconv) == (("file",), True, ("gen_ai",))

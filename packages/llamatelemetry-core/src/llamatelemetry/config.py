@@ -148,6 +148,11 @@ def _sampler(text: str) -> str:
     return one_of(Sampler)(_OTEL_SAMPLER_SPELLINGS.get(text, text))
 
 
+def _capture(text: str) -> str:
+    # In any case, as opentelemetry-util-genai reads the variable.
+    return one_of(CaptureContent)(text.upper())
+
+
 @dataclass(frozen=True, slots=True)
 class Variable:
     """One environment variable: its name, the setting it fills and how its text is read."""
@@ -192,7 +197,7 @@ VARIABLES: Final[tuple[Variable, ...]] = (
     Variable("OTEL_METRIC_EXPORT_INTERVAL", "metric_interval_s", number(1, scale=1e-3)),
     Variable("OTEL_TRACES_SAMPLER", "sampler", _sampler),
     Variable("OTEL_TRACES_SAMPLER_ARG", "sampler_arg", number(0)),
-    Variable("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "capture_content", one_of(CaptureContent)),
+    Variable("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "capture_content", _capture),
     Variable("LLAMATELEMETRY_DIR", "telemetry_dir", Path),
     Variable("LLAMATELEMETRY_FILE_MAX_BYTES", "file_max_bytes", whole(4096, _BYTES_MAX)),
     Variable("LLAMATELEMETRY_FILE_MAX_COUNT", "file_max_count", whole(1, _COUNT_MAX)),
@@ -211,6 +216,13 @@ VARIABLES: Final[tuple[Variable, ...]] = (
 READ_ELSEWHERE: Final = ("LLAMATELEMETRY_HOME", "LLAMATELEMETRY_KEY_PASSWORD", "LLAMATELEMETRY_LIBLLAMA")
 """Variables that fill no setting: where deployments are kept, what a signing key is encrypted with, and the library
 that models are evaluated with."""
+
+_OF_PROVIDERS: Final = frozenset(
+    variable.name
+    for variable in VARIABLES
+    if variable.name.startswith("OTEL_") and variable.field not in {"disabled", "capture_content"}
+)
+"""Variables that providers are made by: where others made them, these mean nothing to us or something else."""
 
 # The exporters of each signal, and the endpoint that is its own.
 _SIGNALS: Final = {
@@ -250,6 +262,16 @@ def resolve_settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | 
     return settings
 
 
+def beside_providers(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment as it counts where somebody else makes the providers: without what chooses exporters and sampler.
+
+    Args:
+        environ: Environment to read; the process's own when None.
+    """
+    environ = os.environ if environ is None else environ
+    return {name: text for name, text in environ.items() if name not in _OF_PROVIDERS}
+
+
 def _values_in(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for variable in VARIABLES:
@@ -260,9 +282,7 @@ def _values_in(environ: Mapping[str, str]) -> dict[str, Any]:
             values[variable.field] = variable.parse(text)
         except ValueError as error:
             if not values.get("disabled"):
-                # Headers are how receivers are shown a key, and this is said in logs.
-                shown = HIDDEN if variable.parse is headers else text
-                raise ConfigurationError(variable.name, shown, str(error)) from None
+                raise ConfigurationError(variable.name, _shown(variable.field, text), str(error)) from None
     if not values.get("disabled"):
         _reject_unknown_variables(environ)
     return values
@@ -285,7 +305,17 @@ def _check_argument(name: str, value: Any) -> Any:
             return parse(str(value).lower())
         return parse(str(value) if isinstance(value, str | Path | float | int) else ",".join(value))
     except (ValueError, TypeError) as error:
-        raise ConfigurationError(name, HIDDEN if name.endswith("headers") else value, str(error)) from None
+        raise ConfigurationError(name, _shown(name, value), str(error)) from None
+
+
+def _shown(field: str, value: Any) -> Any:
+    """A value as it may stand in a log: headers and passwords in URLs are how receivers are shown a key."""
+    if field.endswith("headers"):
+        return HIDDEN
+    if field.endswith("endpoint") and isinstance(value, str) and "@" in value:
+        # Whatever stands before it: of what is no URL, nobody knows where a password begins.
+        return f"{HIDDEN}@{value.rpartition('@')[2]}"
+    return value
 
 
 def _headers_given(value: Any) -> dict[str, str]:

@@ -99,7 +99,7 @@ def _start(auto_instrumentation_version: str | None) -> None:
     if path:
         if _configure_from(path):
             # What the file leaves out is off, as its specification has it, and does not go to files of ours.
-            sdk.init(exporters="none")
+            sdk.init_beside_providers()
         return
     for name, advice in UNREAD.items():
         if os.environ.get(name, "").strip().lower() not in {"", "false"}:

@@ -9,7 +9,7 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +22,7 @@ from llamatelemetry.config import (
     Redaction,
     Sampler,
     Settings,
+    beside_providers,
     resolve_settings,
 )
 from llamatelemetry.forks import at_end_of_this_worker, at_end_of_worker
@@ -127,7 +128,6 @@ def init(
         ConfigurationError: An argument or variable is wrong; nothing was started.
         MissingDependencyError: An exporter's extra is not installed; nothing was started.
     """
-    global _telemetry  # noqa: PLW0603 - a process has one telemetry, as it has one global provider
     by_signal = _spread(exporters)
     given = {
         "service_name": service_name,
@@ -157,11 +157,39 @@ def init(
         "gpu_idle_power_w": gpu_idle_power_w,
         "shutdown_timeout_s": shutdown_timeout_s,
     }
+    return _begin(
+        lambda: resolve_settings(given),
+        weights=gpu_work_weights,
+        enrichers=enrichers,
+        span_processors=span_processors,
+        resource_attributes=resource_attributes,
+    )
+
+
+def init_beside_providers() -> Settings:
+    """:func:`init` where a file made the providers: no variable that chooses exporters or a sampler is looked at.
+
+    Raises:
+        ConfigurationError: Another variable is wrong; nothing was started.
+    """
+    nowhere = dict.fromkeys(("traces_exporters", "metrics_exporters", "logs_exporters"), "none")
+    return _begin(lambda: resolve_settings(nowhere, beside_providers()))
+
+
+def _begin(
+    resolve: Callable[[], Settings],
+    *,
+    weights: WorkWeights | None = None,
+    enrichers: Iterable[SpanEnricher] = (),
+    span_processors: Iterable[SpanProcessor] = (),
+    resource_attributes: Mapping[str, Any] | None = None,
+) -> Settings:
+    global _telemetry  # noqa: PLW0603 - a process has one telemetry, as it has one global provider
     with _lock:
         if _telemetry is not None:
             _logger.warning("init() was called before: nothing changes; call shutdown() first to start anew")
             return _telemetry.settings
-        settings = resolve_settings(given)
+        settings = resolve()
         if settings.disabled:
             _logger.info("OTEL_SDK_DISABLED is true: no telemetry")
             return settings
@@ -173,7 +201,7 @@ def init(
                 monitor = start_monitor(
                     interval_s=settings.gpu_interval_s,
                     idle_power_w=settings.gpu_idle_power_w,
-                    weights=gpu_work_weights,
+                    weights=weights,
                 )
             if monitor is not None:
                 undo.callback(monitor.close)
@@ -188,7 +216,7 @@ def init(
             undo.pop_all()
         atexit.unregister(_at_exit)
         atexit.register(_at_exit)
-        at_end_of_this_worker(_at_exit)
+        at_end_of_this_worker(_at_end_of_worker)
         return _telemetry.settings
 
 
@@ -216,6 +244,10 @@ def shutdown(timeout_s: float | None = None) -> ShutdownReport:
     Returns:
         What arrived and what was lost, which is also logged.
     """
+    return _end(timeout_s)
+
+
+def _end(timeout_s: float | None = None, *, others_too: bool = False) -> ShutdownReport:
     global _telemetry
     with _lock:
         telemetry, _telemetry = _telemetry, None
@@ -223,7 +255,7 @@ def shutdown(timeout_s: float | None = None) -> ShutdownReport:
             return ShutdownReport()
         if timeout_s is None:
             timeout_s = telemetry.settings.shutdown_timeout_s
-        return telemetry.shutdown(min(timeout_s, _LONGEST_WAIT_S))
+        return telemetry.shutdown(min(timeout_s, _LONGEST_WAIT_S), others_too=others_too)
 
 
 def instrument_llamacpp(server_url: str) -> InferenceEngine:
@@ -275,11 +307,17 @@ def _at_exit() -> None:
     shutdown()
 
 
+def _at_end_of_worker() -> None:
+    # Providers that are not ours wait for an end of the interpreter, which never comes here.
+    live.close_all()
+    _end(others_too=True)
+
+
 def _after_fork() -> None:
     global _lock  # noqa: PLW0603 - another thread of the parent may have held the old one
     _lock = threading.RLock()
     if _telemetry is not None:
-        at_end_of_worker(_at_exit)
+        at_end_of_worker(_at_end_of_worker)
 
 
 os.register_at_fork(after_in_child=_after_fork)

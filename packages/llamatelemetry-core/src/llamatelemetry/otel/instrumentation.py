@@ -17,7 +17,7 @@ from opentelemetry._logs import LoggerProvider, get_logger
 from opentelemetry.metrics import MeterProvider, get_meter
 from opentelemetry.trace import TracerProvider, get_tracer
 
-from llamatelemetry.config import Settings, resolve_settings
+from llamatelemetry.config import Settings, beside_providers, resolve_settings
 from llamatelemetry.errors import ConfigurationError
 from llamatelemetry.inference.record import Opening
 from llamatelemetry.inference.sink import RequestTrace, installed_sink
@@ -44,7 +44,7 @@ class InstrumentationSink:
         logger_provider: Takes content events.
 
     Attributes:
-        settings: Those in force where ``init()`` was not called: of the environment.
+        settings: Those in force where ``init()`` was not called: of the environment, less what chooses exporters.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class InstrumentationSink:
 
 def _settings() -> Settings:
     try:
-        return resolve_settings({})
+        return resolve_settings({}, beside_providers())
     except ConfigurationError as error:
         _say(str(error))
         return Settings(disabled=True)

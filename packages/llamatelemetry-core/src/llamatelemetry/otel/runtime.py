@@ -108,10 +108,14 @@ class Telemetry:
         delivered = flush_all(self._exporters.couriers, deadline)
         return background.wait(deadline) and recorded and delivered
 
-    def shutdown(self, timeout_s: float) -> ShutdownReport:
+    def shutdown(self, timeout_s: float, *, others_too: bool = False) -> ShutdownReport:
         """Sends what is left and ends everything of ours, within ``timeout_s`` whatever the receivers do.
 
         Says at WARNING what was lost.
+
+        Args:
+            timeout_s: Most seconds that it takes.
+            others_too: Whether adopted providers have to send what they hold, since nobody else will ask them.
         """
         started = time.monotonic()
         deadline = started + timeout_s
@@ -127,10 +131,11 @@ class Telemetry:
         closing: list[Callable[[], object]] = [provider.shutdown for provider in self._providers.own()]
         if self._exporters.prometheus is not None:
             closing.append(self._exporters.prometheus.close)
-        export_adopted = getattr(self._providers.adopted.meter_provider, "force_flush", None)
-        if self._gpu_instruments is not None and export_adopted is not None:
-            # It exports again when it is shut down, which is not ours to do: the GPUs are gone by then.
-            closing.append(partial(export_adopted, max(1, int((deadline - time.monotonic()) * 1000))))
+        adopted = self._providers.adopted
+        # A meter provider exports again when it is shut down, which is not ours to do: the GPUs are gone by then.
+        asked: list[Any] = adopted.all() if others_too else [adopted.meter_provider] if self._gpu_instruments else []
+        left_ms = max(1, int((deadline - time.monotonic()) * 1000))
+        closing.extend(partial(each.force_flush, left_ms) for each in asked if hasattr(each, "force_flush"))
         background = Background(closing)
         deliveries = close_all(self._exporters.couriers, deadline)
         background.wait(deadline)
