@@ -144,7 +144,7 @@ class BatchedRequest:
         self._ends = token_ids(state.eos_token_id)
         self._answers_left = answers
         self._moments: list[int] = []
-        self._complete_tokens = 0
+        self._tokens = 0
         self._is_started = False
         self._reasons: dict[str, FinishReason] = {}
         self._lock = threading.Lock()
@@ -170,19 +170,30 @@ class BatchedRequest:
 
     def token(self, state: Any, moment_ns: int) -> None:
         """Notes that a state has another token."""
+        self._tokens += 1
         if state.request_id == self._name:
             self._moments.append(moment_ns)
 
     def complete(self, state: Any) -> None:
         """Notes that a state has all its tokens."""
-        self._complete_tokens += _generated(state)
         is_ended = not self._ends.isdisjoint(state.generated_tokens[-1:])
-        self._reasons[state.request_id] = "stop" if is_ended else "length"
-        self._answers_left -= 1
-        if self._answers_left <= 0:
-            # Answers are made in any order. Their names end with numbers, but that of the first, which is the shortest.
-            names = sorted(self._reasons, key=lambda name: (len(name), name))
-            self.end(*map(self._reasons.__getitem__, names))
+        self._answered(state, "stop" if is_ended else "length")
+
+    def cancelled(self, state: Any) -> None:
+        """Notes that a state is given up, and with it those that it would have been forked into."""
+        self._answered(state, "cancelled")
+
+    def _answered(self, state: Any, reason: FinishReason) -> None:
+        with self._lock:  # Whoever cancels may be another thread.
+            if state.request_id in self._reasons:
+                return
+            self._reasons[state.request_id] = reason
+            self._answers_left -= 1 + (state.num_children or 0)
+            if self._answers_left > 0:
+                return
+        # Answers are made in any order. Their names end with numbers, but that of the first, which is the shortest.
+        names = sorted(self._reasons, key=lambda name: (len(name), name))
+        self.end(*map(self._reasons.__getitem__, names))
 
     def end(self, reason: FinishReason, *others: FinishReason, error: BaseException | None = None) -> None:
         """Ends it; once.
@@ -197,17 +208,10 @@ class BatchedRequest:
                 return
             self._is_ended = True
         self._observation.tokens_at(self._moments)
-        tokens = self._complete_tokens + (0 if self._name in self._reasons else len(self._moments))
-        usage = Usage(input_tokens=self._input_tokens, output_tokens=tokens)
+        usage = Usage(input_tokens=self._input_tokens, output_tokens=self._tokens)
         alternatives = tuple(Alternative(finish_reason=other) for other in others)
         end = StreamEnd(finish_reason=reason, usage=usage, alternatives=alternatives)
         self._observation.finish(end, error=error)
-
-
-def _generated(state: Any) -> int:
-    """Tokens of an answer. Those from before a state was made anew have become part of its prompt."""
-    before = getattr(state, "_true_initial_tokens", 0)
-    return len(state.generated_tokens) + (len(state.initial_tokens) - before if before else 0)
 
 
 def _request_of(state: Any) -> BatchedRequest | None:
@@ -266,7 +270,7 @@ def _cancel(scheduler: Any, request_id: Any) -> None:
     state = scheduler.active_requests.get(request_id) or scheduler.waiting_requests.get(request_id)
     request = None if state is None else _request_of(state)
     if request is not None:
-        request.end("cancelled")
+        request.cancelled(state)
 
 
 def _fail_first(original: Callable[..., Any], owner: Any, error: Any, state: Any, *args: Any, **kwargs: Any) -> Any:

@@ -56,7 +56,8 @@ def model_name(model: Any) -> str:
 
 def _describe(model: Any, parameter: Any) -> ModelInfo:
     config = model.config
-    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    # Of models with a text encoder of its own, such as MusicGen, it is the decoder that generates.
+    text_config = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
     length = getattr(text_config, "max_position_embeddings", None)
     return ModelInfo(
         model=model_name(model),

@@ -56,7 +56,7 @@ class ToldLater:
             cached_tokens=None if cached is None or input_tokens is None else min(cached, input_tokens),
         )
         reasons: Sequence[FinishReason]
-        reasons = ("error",) if self.is_error else ("stop",) if answer is None else answer.reasons
+        reasons = ("error",) if self.is_error else ("stop",) if answer is None else self._reasons(answer)
         texts = [*(self.texts[row] if self.texts else ()), *([""] * len(reasons))]
         others = zip(reasons[1:], texts[1:], strict=False)
         moments = [] if answer is None else answer.moments
@@ -72,6 +72,15 @@ class ToldLater:
             # An answer may wait for others of its batch.
             at_ns=moments[-1] if answer is not None and answer.early and moments else None,
         )
+
+    def _reasons(self, answer: Answer) -> Sequence[FinishReason]:
+        """One for each answer that was asked for: sound may have a sequence for each of its codebooks."""
+        asked = self.settings["num_return_sequences"] or 1
+        of_each, rest = divmod(len(answer.reasons), asked)
+        if rest or of_each <= 1:
+            return answer.reasons
+        parts = [answer.reasons[first : first + of_each] for first in range(0, len(answer.reasons), of_each)]
+        return ["length" if "length" in part else "stop" for part in parts]
 
     @cached_property
     def all_answers(self) -> Sequence[Answer] | None:

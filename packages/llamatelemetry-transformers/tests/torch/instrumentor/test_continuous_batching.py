@@ -251,6 +251,30 @@ def test_each_of_several_answers_has_a_reason_of_its_own(make_tiny, traced):
     assert traced.reasons() == [expected]
 
 
+@pytest.mark.parametrize("cancelled", [0, 1, 2])
+def test_of_several_answers_one_may_be_cancelled_and_the_others_go_on(make_tiny, traced, cancelled):
+    model = make_tiny()
+    with batching(model, num_return_sequences=3, do_sample=True, max_new_tokens=30) as manager:
+        names = ["one", "one__child#0", "one__child#1"]
+        three_steps, go_on, steps = threading.Event(), threading.Event(), []
+
+        def wait(*args):
+            steps.append(None)
+            if len(steps) == 4:
+                three_steps.set()
+                assert go_on.wait(20)
+
+        model.register_forward_pre_hook(wait)
+        manager.add_request(PROMPTS[0], request_id="one")
+        assert three_steps.wait(20)
+        manager.cancel_request(names[cancelled])
+        go_on.set()
+        assert set(results(manager, 2)) == {*names} - {names[cancelled]}
+    [reasons] = traced.reasons()
+    assert reasons == tuple("cancelled" if number == cancelled else "length" for number in range(3))
+    assert 60 <= traced.attributes()["gen_ai.usage.output_tokens"] <= 64
+
+
 @pytest.mark.parametrize("batched", [True, False])
 def test_our_engine_over_the_instrumented_library_makes_one_inference(tiny, traced, batched):
     ours = InMemorySpanExporter()

@@ -536,6 +536,27 @@ def test_speech_is_written_in_as_many_tokens_as_it_was(traced):
     assert len(steps) == 6
 
 
+@pytest.mark.parametrize("answers", [1, 2])
+def test_sound_of_several_codebooks_is_as_many_answers_as_were_asked_for(traced, answers):
+    layers = {"num_layers": 1, "num_decoder_layers": 1, "num_heads": 4}
+    text = transformers.T5Config(vocab_size=99, d_model=32, d_kv=8, d_ff=64, **layers)
+    codes = {"codebook_size": 32, "codebook_dim": 32, "hidden_size": 32, "num_filters": 4, "num_lstm_layers": 1}
+    sound = transformers.EncodecConfig(upsampling_ratios=[4, 2], target_bandwidths=[150.0], **codes)
+    sizes = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "num_codebooks": 4}
+    decoder = transformers.MusicgenDecoderConfig(vocab_size=32, pad_token_id=32, bos_token_id=32, **sizes)
+    torch.manual_seed(0)
+    model = transformers.MusicgenForConditionalGeneration(
+        transformers.MusicgenConfig(
+            text_encoder=text.to_dict(), audio_encoder=sound.to_dict(), decoder=decoder.to_dict()
+        )
+    ).eval()
+    model.generation_config = GenerationConfig(decoder_start_token_id=32, pad_token_id=32)
+    asked = {"do_sample": True, "num_return_sequences": answers, "guidance_scale": 1.0}
+    model.generate(input_ids=PADDED, attention_mask=mask_of(PADDED), max_new_tokens=8, **asked)
+    assert [tokens[:2] for tokens in traced.tokens()] == [(prompt, answers * 4 * 8) for prompt in (2, 4, 3)]
+    assert traced.reasons() == [("length",) * answers] * 3
+
+
 def test_prompts_and_answers_are_decoded_only_for_who_wants_them(tiny, traced, monkeypatch):
     model, tokenizer = tiny
     prompt = tokenizer(
