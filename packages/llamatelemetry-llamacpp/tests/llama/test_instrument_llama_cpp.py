@@ -294,6 +294,19 @@ def test_a_model_that_makes_no_embeddings_says_so_as_ever(llama, watched, method
     assert watched.told()["error.type"] == "RuntimeError"
 
 
+@pytest.mark.parametrize("arguments", [{}, {"input": "a", "other": 1}])
+def test_what_is_no_call_of_embed_at_all_fails_as_ever(embedding, traced, arguments):
+    def refusal():
+        with pytest.raises(TypeError) as refused:
+            embedding.embed(**arguments)
+        return str(refused.value)
+
+    expected = refusal()
+    traced.instrument(LlamaCppPythonInstrumentor())
+    assert refusal() == expected
+    assert traced.spans() == []
+
+
 def read_some(stream, read):
     for number, _ in enumerate(stream, 1):
         if number >= read:
@@ -448,6 +461,25 @@ def test_content_is_exported_if_that_is_asked_for_and_only_then(llama, monkeypat
         told = traced.told()
         assert SECRET in told["gen_ai.input.messages"]
         assert json.loads(told["gen_ai.output.messages"])[0]["parts"][0]["content"] == said
+
+
+@pytest.mark.parametrize("prompt", [["a", "b"], [1, 10**6], [1, -5], [1, 2**40]])
+def test_a_prompt_that_is_no_tokens_is_the_librarys_to_refuse_though_content_is_exported(
+    llama, monkeypatch, traced, caplog, prompt
+):
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_ONLY")
+
+    def refusal():
+        with pytest.raises(Exception) as refused:  # noqa: PT011 - which one is the library's to say
+            llama.create_completion(prompt, max_tokens=1)
+        return repr(refused.value)
+
+    expected = refusal()
+    llama.reset()
+    traced.instrument(LlamaCppPythonInstrumentor())
+    assert refusal() == expected
+    assert traced.told()["error.type"] == expected.partition("(")[0]
+    assert caplog.records == []
 
 
 def test_threads_have_their_spans_under_their_own(llama, other, watched):

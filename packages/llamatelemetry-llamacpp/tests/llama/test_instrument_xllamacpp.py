@@ -19,6 +19,7 @@ ASKED = {
     "messages": [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}],
     "temperature": 0,
 }
+GREEDY = {"temperature": 0}
 SECRET = "the moon"
 PATCHED = ("handle_chat_completions", "handle_completions", "handle_embeddings", "__init__")
 
@@ -243,6 +244,19 @@ def test_a_callback_that_has_enough_cancels(plain, watched):
     assert "error.type" not in told
 
 
+def test_a_callback_that_has_enough_when_one_of_two_answers_has_ended_was_given_tokens_of_both(plain, watched):
+    def enough(message):
+        choices.extend(message["choices"] if message else ())
+        return bool(choices) and choices[-1]["finish_reason"] is not None
+
+    choices = []
+    plain.handle_completions({"prompt": "One, two,", "max_tokens": 6, "n": 2, "stream": True, **GREEDY}, enough)
+    assert {choice["index"] for choice in choices} == {0, 1}
+    told = watched.told()
+    assert told["gen_ai.usage.output_tokens"] == sum(bool(choice["text"]) for choice in choices) > 6
+    assert told["gen_ai.response.finish_reasons"] == ("cancelled",)
+
+
 def test_a_callback_that_has_enough_of_a_whole_answer_has_had_it_all(plain, watched):
     got = Collected(stop_after=1)
     plain.handle_completions({"prompt": "One, two,", "max_tokens": 2}, got)
@@ -451,6 +465,23 @@ def test_calls_leave_nothing(plain, watched):
     gone = call()
     watched.spans()
     assert gone() is None
+
+
+def test_a_callback_that_raises_is_not_kept_by_what_it_raised(plain, watched):
+    def call():
+        def callback(message):
+            raise KeyError(message)
+
+        plain.handle_completions({"prompt": "One", "max_tokens": 1, "stream": True}, callback)
+        return weakref.ref(callback)
+
+    gc.disable()
+    try:
+        gone = call()
+        watched.spans()
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("first", ["ours", "theirs"])

@@ -76,6 +76,18 @@ def test_each_choice_of_a_stream_has_counts_of_its_own():
     assert heard.end().alternatives == (Alternative(finish_reason="stop", text="b"),)
 
 
+@pytest.mark.parametrize("last", [text("c", 2, timings=TIMINGS), text("c", 2)])
+def test_what_some_choices_had_is_not_told_as_what_all_had(last):
+    heard, _ = hear(text("a"), text("b", 1), text("", 1, "stop", timings=TIMINGS), last)
+    assert heard.end().usage == Usage(input_tokens=5, cached_tokens=3)
+    assert heard.end().timings.decode_ms is None
+
+
+def test_counts_on_the_way_are_one_choices_own():
+    heard, _ = hear(text("a", timings=TIMINGS), text("b", 1, timings=TIMINGS))
+    assert heard.usage() == Usage(input_tokens=5, cached_tokens=3)
+
+
 def test_several_choices_are_complete_when_the_last_is():
     heard = HeardAnswer(keeps_content=False, wanted=2)
     heard.hear(text("", 1, "stop"))

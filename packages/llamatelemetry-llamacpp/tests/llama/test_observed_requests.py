@@ -45,6 +45,18 @@ def test_what_was_asked_for_is_there():
     assert request.response_format == {"type": "json_object"}
 
 
+@pytest.mark.parametrize(
+    ("asked", "most"),
+    [
+        ({"max_tokens": 3, "max_completion_tokens": 2, "n_predict": 5}, 5),
+        ({"max_tokens": 3, "max_completion_tokens": 2, "n_predict": None}, 2),
+        ({"max_tokens": 3, "n_predict": -1}, None),
+    ],
+)
+def test_of_several_limits_the_one_is_told_that_llama_cpp_goes_by(asked, most):
+    assert observed_request("chat", asked, keeps_content=False).max_tokens == most
+
+
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "n_predict"])
 def test_the_most_tokens_go_by_several_names(name):
     assert observed_request("chat", {name: 5}, keeps_content=False).max_tokens == 5

@@ -6,7 +6,7 @@ import inspect
 import weakref
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, SupportsIndex
 
 from llamatelemetry.backends.protocol import ModelInfo
 from llamatelemetry.backends.request import Operation
@@ -87,7 +87,11 @@ class _Observer:
         signature = inspect.signature(function)
 
         def around(run: Callable[..., Any], llama: Any, *args: Any, **kwargs: Any) -> Any:
-            bound = signature.bind(llama, *args, **kwargs)
+            try:
+                bound = signature.bind(llama, *args, **kwargs)
+            except TypeError:
+                # It is the library's to refuse, in its own words.
+                return run(llama, *args, **kwargs)
             wanted = bound.arguments.get("return_count", False)
             call = self._begin("embeddings", llama, bound.arguments) if "return_count" in signature.parameters else None
             if call is None:
@@ -162,5 +166,9 @@ def _readable(llama: Any, given: Mapping[str, Any]) -> Mapping[str, Any]:
     """The arguments, with a prompt that was given as tokens in words."""
     prompt = given.get("prompt")
     if not isinstance(prompt, list):
+        return given
+    known = llama.n_vocab()
+    if not all(isinstance(token, SupportsIndex) and 0 <= token.__index__() < known for token in prompt):
+        # llama.cpp ends the process that asks it what a token says that there is not.
         return given
     return {**given, "prompt": llama.detokenize(prompt).decode(errors="replace")}

@@ -99,14 +99,15 @@ class HeardAnswer:
 
     def usage(self) -> Usage:
         """Tokens, as counted by whoever answers. Each choice of a stream has a count of its own."""
-        if not self._ends:
-            return self._so_far
-        first = self._ends[0]
+        first = self._ends[0] if self._ends else self._so_far
         if self._is_single:
             return first
         if self._most_choices > 1:
             # A whole answer with several choices has the counts of the first alone.
             return Usage(input_tokens=first.input_tokens)
+        if len(self._ends) < len(self._choices):
+            # It was cut off, and nobody told what the others had until then.
+            return Usage(input_tokens=first.input_tokens, cached_tokens=first.cached_tokens)
         output_tokens = _sum(end.output_tokens for end in self._ends)
         return Usage(input_tokens=first.input_tokens, output_tokens=output_tokens, cached_tokens=first.cached_tokens)
 
@@ -120,7 +121,7 @@ class HeardAnswer:
 
     @property
     def _is_single(self) -> bool:
-        return len(self._ends) == 1 and self._most_choices <= 1
+        return max(len(self._ends), len(self._choices), self._most_choices) <= 1
 
     def _hear_choice(self, choice: Mapping[str, Any]) -> bool:
         index = choice.get("index")

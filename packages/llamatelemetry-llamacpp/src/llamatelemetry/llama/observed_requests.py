@@ -14,7 +14,8 @@ from llamatelemetry.backends.request import InferenceRequest, Operation, Samplin
 from llamatelemetry.errors import InvalidRequestError
 
 _SAMPLING: Final = tuple(field.name for field in fields(SamplingParams))
-_MOST_TOKENS: Final = ("max_tokens", "max_completion_tokens", "n_predict")
+# The first that is there holds, as in llama.cpp.
+_MOST_TOKENS: Final = ("n_predict", "max_completion_tokens", "max_tokens")
 _CHOICES: Final = ("n_cmpl", "n")
 _UNTOLD: Final[Mapping[Operation, Mapping[str, Any]]] = {
     "chat": {"messages": ({"role": "user"},)},
@@ -34,7 +35,9 @@ def observed_request(operation: Operation, asked: Mapping[str, Any], *, keeps_co
     return InferenceRequest(
         **(_content(operation, asked) if keeps_content else _UNTOLD[operation]),
         model=_text(asked.get("model")),
-        max_tokens=next((most for name in _MOST_TOKENS if (most := _whole(asked.get(name), least=1))), None),
+        max_tokens=_whole(
+            next((most for name in _MOST_TOKENS if (most := asked.get(name)) is not None), None), least=1
+        ),
         n=next((n for name in _CHOICES if (n := _whole(asked.get(name), least=1))), 1),
         sampling=_sampling({name: asked[name] for name in _SAMPLING if asked.get(name) is not None}),
         stop=_texts(asked.get("stop")),

@@ -80,12 +80,15 @@ class ServerCall:
         """Notes that the call returns, with the answer unless that went to a callback."""
         if answer is not None:
             self._hear(answer)
+        # Its traceback leads back to here: kept, the callback would live until the garbage is collected.
+        refused, self._refused = self._refused, None
         for each in self._answers:
-            each.ended(cut_off=self._stopped or self._refused is not None, refused=self._refused)
+            each.ended(cut_off=self._stopped or refused is not None, refused=refused)
 
     @quietly
     def failed(self, error: BaseException) -> None:
         """Notes that the call raised."""
+        self._refused = None
         for each in self._answers:
             each.close("error", error)
 
