@@ -263,6 +263,22 @@ def test_the_applications_own_processors_and_enrichers_take_part(tmp_path: Path)
     assert (root.attributes or {})["marked"] == "yes"
 
 
+class SlowEnricher(Marker):
+    def on_finish(self, record: FinishedRecord) -> Mapping[str, str]:
+        time.sleep(0.2)
+        return {}
+
+
+@pytest.mark.parametrize("end", ["force_flush", "shutdown"])
+def test_who_flushes_or_ends_the_global_provider_loses_no_request_that_has_its_answer(end: str) -> None:
+    with OtlpSink() as sink:
+        lt.init(otlp_endpoint=sink.endpoint, enrichers=[SlowEnricher()])
+        infer()
+        getattr(trace.get_tracer_provider(), end)()
+        assert len(sink.spans) == 4
+        assert lt.shutdown().spans_lost == 0
+
+
 def test_a_processor_of_the_application_that_hangs_does_not_hold_shutdown_up() -> None:
     never = threading.Event()
 

@@ -24,6 +24,7 @@ from llamatelemetry.otel.exporters import Exporters
 from llamatelemetry.otel.file_exporter import prepare_folder
 from llamatelemetry.otel.gpu_instruments import GPUInstruments
 from llamatelemetry.otel.gpu_resource import gpu_resource
+from llamatelemetry.otel.processors import RecordFirst
 from llamatelemetry.otel.providers import Adopted, Providers, build_providers, find_adopted, make_global, withdraw
 from llamatelemetry.otel.recorder import Recorder
 from llamatelemetry.otel.redaction import Redactor, install_redactor, redactor_for
@@ -85,7 +86,8 @@ class Telemetry:
                 settings = replace(settings, prometheus_port=self._exporters.prometheus.port)
             self.settings = settings
             self._tail = _tail_filter(settings, self._exporters)
-            processors = [*span_processors, *([self._tail] if self._tail else self._exporters.span_processors)]
+            first = RecordFirst(self._record_ended, settings.shutdown_timeout_s)
+            processors = [first, *span_processors, *([self._tail] if self._tail else self._exporters.span_processors)]
             self._providers = build_providers(self._exporters, processors, head_sampler(settings), resource, adopted)
             self._recorder = _recorder(self._providers, settings, redactor, enrichers)
             undo.pop_all()
@@ -151,6 +153,9 @@ class Telemetry:
         if not report.complete:
             _logger.warning("telemetry was lost: %s", "; ".join(report.problems()))
         return report
+
+    def _record_ended(self, timeout_s: float) -> bool:
+        return self._recorder.flush(timeout_s)
 
     def _is_our_meter(self, provider: object) -> bool:
         return self._providers.adopted.meter_provider is None and provider is self._providers.meter_provider
