@@ -49,6 +49,20 @@ def test_what_is_put_is_processed_in_its_order_by_one_thread(receiver: Receiver)
     assert receiver.seen == list(range(50))
 
 
+def test_what_was_processed_is_not_kept_until_the_next_comes() -> None:
+    class Record:
+        pass
+
+    gone = threading.Event()
+    handover = Handover(lambda *_: None, lambda _: None, 100)
+    record = Record()
+    weakref.finalize(record, gone.set)
+    handover.put(None, record)  # type: ignore[arg-type]
+    del record
+    assert gone.wait(5)
+    handover.stop(5)
+
+
 def test_the_oldest_is_given_up_and_counted_when_too_many_wait() -> None:
     receiver = Receiver(limit=3)
     receiver.open.clear()

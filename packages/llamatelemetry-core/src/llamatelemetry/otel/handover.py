@@ -130,6 +130,8 @@ class Handover:
                 self._tell_lost()
             except Exception:  # noqa: BLE001 - one record that cannot be told must not silence those after it
                 _log.exception("could not record a request")
+            # It may hold an error, and so all that the application had where that was raised; the next may never come.
+            del item
 
     def _tell_lost(self) -> None:
         if (lost := len(self._lost)) > self._reported:
