@@ -254,7 +254,8 @@ def test_a_callback_that_has_enough_when_one_of_two_answers_has_ended_was_given_
     assert {choice["index"] for choice in choices} == {0, 1}
     told = watched.told()
     assert told["gen_ai.usage.output_tokens"] == sum(bool(choice["text"]) for choice in choices) > 6
-    assert told["gen_ai.response.finish_reasons"] == ("cancelled",)
+    second = "length" if choices[-1]["index"] == 1 else "cancelled"
+    assert told["gen_ai.response.finish_reasons"] == ("cancelled", second)
 
 
 def test_a_callback_that_has_enough_of_a_whole_answer_has_had_it_all(plain, watched):

@@ -83,6 +83,16 @@ def test_what_some_choices_had_is_not_told_as_what_all_had(last):
     assert heard.end().timings.decode_ms is None
 
 
+def test_of_an_answer_that_is_cut_off_each_choice_is_told_as_far_as_it_came():
+    heard, _ = hear(text("a"), text("b", 1, "length", timings=TIMINGS), text("c", 2))
+    end = heard.end(cut="cancelled")
+    assert (end.finish_reason, end.timings.decode_ms) == ("cancelled", None)
+    assert end.alternatives == (
+        Alternative(finish_reason="length", text="b"),
+        Alternative(finish_reason="cancelled", text="c"),
+    )
+
+
 def test_counts_on_the_way_are_one_choices_own():
     heard, _ = hear(text("a", timings=TIMINGS), text("b", 1, timings=TIMINGS))
     assert heard.usage() == Usage(input_tokens=5, cached_tokens=3)

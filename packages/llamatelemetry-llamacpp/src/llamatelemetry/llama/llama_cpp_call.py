@@ -15,7 +15,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any, Final
 
-from llamatelemetry.backends.protocol import FinishReason, ModelInfo, StreamEnd, Usage
+from llamatelemetry.backends.protocol import FinishReason, ModelInfo, Usage
 from llamatelemetry.backends.request import InferenceRequest
 from llamatelemetry.inference.observation import Observation
 from llamatelemetry.inference.sink import RecordSink
@@ -193,15 +193,7 @@ class LlamaCall:
     def _finish(
         self, usage: Usage | None = None, *, reason: FinishReason | None = None, error: BaseException | None = None
     ) -> None:
-        end = self._heard.end(self._usage() if usage is None else usage)
-        if reason is not None:
-            end = StreamEnd(
-                finish_reason=reason,
-                usage=end.usage,
-                response_id=end.response_id,
-                response_model=end.response_model,
-                tool_calls=end.tool_calls,
-            )
+        end = self._heard.end(self._usage() if usage is None else usage, cut=reason)
         self._observation.finish(end, text=self._heard.text, reasoning=self._heard.reasoning, error=error)
 
     def _usage(self) -> Usage:

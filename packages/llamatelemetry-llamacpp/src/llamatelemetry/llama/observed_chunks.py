@@ -79,22 +79,23 @@ class HeardAnswer:
         self._hear_vector(message.get("data"))
         return any(generated)
 
-    def end(self, usage: Usage | None = None) -> StreamEnd:
+    def end(self, usage: Usage | None = None, *, cut: FinishReason | None = None) -> StreamEnd:
         """The end of the answer, as far as it was heard.
 
         Args:
             usage: Counts that are known better.
+            cut: Why it ends before its time, and so each choice that has not ended; as a whole, it ends so too.
         """
         first, *others = [choice for _, choice in sorted(self._choices.items())] or [_Choice()]
         return StreamEnd(
-            finish_reason=first.finish_reason,
+            finish_reason=cut or first.finish_reason,
             usage=self.usage() if usage is None else usage,
-            timings=self._timings if self._is_single else BackendTimings(),
+            timings=self._timings if self._is_single and cut is None else BackendTimings(),
             response_id=self._id,
             response_model=None if self.model is None else spelled(self.model),
             tool_calls=first.tool_calls,
             embeddings=(self._vector,) if self._vector else (),
-            alternatives=tuple(map(_Choice.alternative, others)),
+            alternatives=tuple(other.alternative(cut) for other in others),
         )
 
     def usage(self) -> Usage:
@@ -210,11 +211,10 @@ class _Choice:
         """Whole tool calls."""
         return tuple(call.whole() for _, call in sorted(self._calls.items()))
 
-    def alternative(self) -> Alternative:
-        """As one that is not the first."""
-        return Alternative(
-            finish_reason=self.finish_reason, text=self.text, reasoning=self.reasoning, tool_calls=self.tool_calls
-        )
+    def alternative(self, cut: FinishReason | None) -> Alternative:
+        """As one that is not the first; where it has not ended, cut off for a reason, or for none."""
+        reason = cut if cut is not None and self.reason is None else self.finish_reason
+        return Alternative(finish_reason=reason, text=self.text, reasoning=self.reasoning, tool_calls=self.tool_calls)
 
 
 def _text(value: object) -> str | None:

@@ -158,15 +158,7 @@ class _Answer:
 
     def close(self, reason: FinishReason, error: BaseException | None = None) -> None:
         """Ends it before its time."""
-        end = self.heard.end()
-        cut = StreamEnd(
-            finish_reason=reason,
-            usage=end.usage,
-            response_id=end.response_id,
-            response_model=end.response_model,
-            tool_calls=end.tool_calls,
-        )
-        self._finish(cut, error=error)
+        self._finish(self.heard.end(cut=reason), error=error)
 
     def _place_first_token(self, end: StreamEnd) -> None:
         """Tells when an answer that came whole had its first token: as long ago as the server says it took since.
