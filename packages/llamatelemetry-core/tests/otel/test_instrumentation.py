@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Iterator
 
 import pytest
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
@@ -107,6 +108,15 @@ def test_a_disabled_sdk_observes_nothing_and_starts_no_thread(elsewhere, monkeyp
     before = threading.active_count()
     observe(InstrumentationSink())
     assert threading.active_count() == before
+
+
+def test_nothing_is_observed_where_instrumentation_is_suppressed(elsewhere):
+    sink = elsewhere.sink()
+    with suppress_instrumentation():
+        observe(sink)
+    sink.close()
+    assert elsewhere.spans.get_finished_spans() == ()
+    assert elsewhere.reader.get_metrics_data() is None
 
 
 AT_EXIT = """

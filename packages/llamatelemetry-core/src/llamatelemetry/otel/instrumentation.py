@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import Final
 
 from opentelemetry._logs import LoggerProvider, get_logger
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.metrics import MeterProvider, get_meter
 from opentelemetry.trace import TracerProvider, get_tracer
 
@@ -69,7 +70,9 @@ class InstrumentationSink:
         return self.settings.capture_content != "NO_CONTENT"
 
     def begin(self, opening: Opening) -> RequestTrace:
-        """Opens a span under the caller's current context."""
+        """Opens a span under the caller's current context, unless instrumentation is suppressed there."""
+        if not is_instrumentation_enabled():
+            return Untraced()
         installed = None if self._has_own else installed_sink()
         if installed is None and self.settings.disabled:
             return Untraced()
