@@ -49,6 +49,7 @@ class BatchingObserver:
         self._sink = sink
         self._patches = patches
         self._open: weakref.WeakSet[BatchedRequest] = weakref.WeakSet()
+        self._lock = threading.Lock()
 
     @quietly
     def patch_requests(self, module: ModuleType) -> None:
@@ -79,8 +80,12 @@ class BatchingObserver:
 
     def close(self) -> None:
         """Ends what is open, since its end will not be seen."""
-        for request in tuple(self._open):
+        for request in self._all_open():
             request.end("cancelled")
+
+    def _all_open(self) -> tuple[BatchedRequest, ...]:
+        with self._lock:  # While they are gone through, another thread must not add one.
+            return tuple(self._open)
 
     def _stop(self, original: Callable[..., Any], manager: Any, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -92,7 +97,7 @@ class BatchingObserver:
     def _end_of(self, manager: Any) -> None:
         # Some versions take requests after their thread has died, and say nothing of them ever.
         if not manager.is_running():
-            for request in tuple(self._open):
+            for request in self._all_open():
                 if request.is_of(manager):
                     request.end("cancelled")
 
@@ -120,7 +125,8 @@ class BatchingObserver:
     def _begin(self, manager: Any, state: Any) -> BatchedRequest:
         request = BatchedRequest(manager, state, self._sink)
         setattr(state, _KEY, request)
-        self._open.add(request)
+        with self._lock:
+            self._open.add(request)
         return request
 
 

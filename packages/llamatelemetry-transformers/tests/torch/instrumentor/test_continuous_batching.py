@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import threading
 from contextlib import contextmanager
 
@@ -199,6 +200,24 @@ def test_a_request_that_a_stopped_manager_never_came_to_is_ended_with_it(make_ti
     manager.add_request(PROMPTS[0])
     manager.stop()  # It was not even started.
     assert traced.tokens() == [(3, 0, "cancelled")]
+
+
+def test_a_manager_may_stop_while_another_is_given_requests(make_tiny, traced, caplog):
+    model = make_tiny()
+    busy, idle = (model.init_continuous_batching(**configured(SIZES)) for _ in range(2))
+    adding = threading.Thread(target=lambda: [busy.add_request(PROMPTS[0]) for _ in range(400)])
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        adding.start()
+        while adding.is_alive():
+            idle.stop()
+    finally:
+        sys.setswitchinterval(before)
+        adding.join()
+    busy.stop()
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("llama")] == []
+    assert len(traced.inferences()) == 400
 
 
 def test_what_runs_when_instrumenting_ends_is_ended_too(make_tiny, traced):
