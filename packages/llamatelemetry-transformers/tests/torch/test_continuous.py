@@ -413,6 +413,25 @@ def test_memory_that_runs_out_in_a_step_is_told_as_what_it_is(tiny, batch):
     handle.remove()
 
 
+@pytest.mark.parametrize(
+    ("error", "kind", "told"),
+    [
+        # Python's own has no words to know it by.
+        (MemoryError(), OutOfMemoryError, "cpu ran out of memory while it generated"),
+        (NotImplementedError(), StreamInterruptedError, "the batch ended: NotImplementedError"),
+    ],
+    ids=["memory", "any other"],
+)
+def test_a_step_that_fails_without_a_word_is_told_by_its_kind(tiny, batch, error, kind, told):
+    def fail(*_args: Any) -> None:
+        raise error
+
+    handle = tiny[0].register_forward_pre_hook(fail)
+    with pytest.raises(kind, match=told):
+        list(batch.run(task_of()).feed)
+    handle.remove()
+
+
 def test_a_model_is_given_back_with_the_attention_that_it_had(make_tiny, batches):
     model = make_tiny(attn_implementation="eager")
     batch = batches(model)

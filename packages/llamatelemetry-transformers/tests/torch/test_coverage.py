@@ -86,6 +86,7 @@ def test_a_model_on_several_devices_is_not(tiny, places, is_covered):
         ("bad_words_ids", [[1]]),
         ("suppress_tokens", [1]),
         ("guidance_scale", 1.5),
+        ("encoder_repetition_penalty", 1.5),
         ("min_new_tokens", 4),
         ("exponential_decay_length_penalty", (5, 1.1)),
     ],
@@ -101,6 +102,7 @@ def test_wishes_that_only_generate_grants_are_named(tiny, name, value):
         ("no_repeat_ngram_size", 0),
         ("suppress_tokens", []),
         ("guidance_scale", 1.0),
+        ("encoder_repetition_penalty", 1.0),
         ("repetition_penalty", 1.2),
         ("temperature", 0.6),
         # Draws are ours in both ways, and know none of these.

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from llamatelemetry.backends.request import InferenceRequest
-from llamatelemetry.errors import BackendResponseError, NotSupportedError
+from llamatelemetry.errors import BackendResponseError, InvalidRequestError, NotSupportedError
 from llamatelemetry.transformers.prompts import Prompts
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -72,6 +72,14 @@ def test_without_a_template_messages_are_refused_and_a_prompt_is_not(prompts_of)
     with pytest.raises(NotSupportedError, match="prompt="):
         prompts.encode(InferenceRequest(messages=HI))
     assert prompts.encode(InferenceRequest(prompt="The fox"))
+
+
+@pytest.mark.parametrize(
+    "asked", [{"prompt": "a\ud800b"}, {"messages": [{"role": "user", "content": "a\ud800b"}]}], ids=str
+)
+def test_half_a_character_is_refused_in_words_that_say_so(tiny_tokenizer, asked):
+    with pytest.raises(InvalidRequestError, match=r"'\\ud800' is not valid: .*half a character"):
+        Prompts(tiny_tokenizer, "tiny").encode(InferenceRequest(**asked))
 
 
 def test_what_a_template_has_against_messages_is_told_in_its_words(prompts_of):

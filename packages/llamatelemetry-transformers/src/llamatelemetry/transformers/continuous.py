@@ -8,6 +8,7 @@ transformers; starting a batch does.
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -212,11 +213,13 @@ class BatchRun:
         self._watch.forget(self.name)
 
     def _failure(self, told: str) -> BackendError:
-        if is_out_of_memory(told):
+        # Told as text, and where the error itself is being handled: it may have no words.
+        error = sys.exc_info()[1]
+        if is_out_of_memory(told) or (error is not None and is_out_of_memory(error)):
             return OutOfMemoryError(str(self._manager.model.device), "while it generated", LESS_CACHE)
         if _takes_requests(self._manager):
             return BackendResponseError(f"continuous batching refused the request: {told}", kind="continuous_batching")
-        return StreamInterruptedError(f"the batch ended: {told}")
+        return StreamInterruptedError(f"the batch ended: {told or type(error).__name__}")
 
 
 class _Outlet:

@@ -24,6 +24,7 @@ _NEEDS_ALL_TOKENS: Final = (
     "begin_suppress_tokens",
     "sequence_bias",
     "guidance_scale",
+    "encoder_repetition_penalty",
     "min_length",
     "min_new_tokens",
     "exponential_decay_length_penalty",
@@ -31,7 +32,7 @@ _NEEDS_ALL_TOKENS: Final = (
 )
 """Wishes of a generation configuration that plain generate grants and a batch would pass over."""
 
-_NEUTRAL: Final = {"guidance_scale": 1.0}
+_NEUTRAL: Final = {"guidance_scale": 1.0, "encoder_repetition_penalty": 1.0}
 _PROBE_TOKENS: Final = 8
 _ANSWER_TOKENS: Final = 8
 _NEAR_TIE: Final = 0.1

@@ -14,7 +14,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from llamatelemetry.backends.request import InferenceRequest
-from llamatelemetry.errors import BackendResponseError, MissingDependencyError, NotSupportedError
+from llamatelemetry.errors import (
+    BackendResponseError,
+    InvalidRequestError,
+    MissingDependencyError,
+    NotSupportedError,
+)
 from llamatelemetry.transformers.bounded import run_within
 
 TEMPLATE_TIMEOUT_S: Final = 10.0
@@ -46,6 +51,7 @@ class Prompts:
         """The tokens of a request's prompt, special ones included.
 
         Raises:
+            InvalidRequestError: It has half a character in it.
             NotSupportedError: It has messages, and there is no chat template or it does not take them.
             BackendResponseError: The template refuses the messages, fails, or takes too long.
         """
@@ -105,6 +111,12 @@ class Prompts:
         return BackendResponseError(f"the chat template of {self._model} {how}", kind="chat_template")
 
     def _encode(self, text: str, *, special: bool) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequestError(
+                "prompt|messages", text[error.start], "it is half a character, a surrogate without its other one"
+            ) from error
         with self._lock:
             return list(self._tokenizer(text, add_special_tokens=special)["input_ids"])
 
