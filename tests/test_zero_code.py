@@ -381,6 +381,20 @@ def test_what_is_not_read_is_said_with_what_to_do_instead(environment: Environme
     assert inferences(environment.spans()) == ["text_completion toy"]
 
 
+def test_a_provider_that_only_a_variable_names_does_not_swallow_everything(environment: Environment) -> None:
+    done = environment.instrument(
+        APPLICATION,
+        {"OTEL_PYTHON_TRACER_PROVIDER": "sdk_tracer_provider", "OTEL_PYTHON_METER_PROVIDER": "no such provider"},
+    )
+    assert (done.returncode, done.stdout) == (0, ANSWER)
+    assert done.stderr.splitlines() == [
+        "llamatelemetry does not read OTEL_PYTHON_METER_PROVIDER: leave it out, the provider is ours",
+        "llamatelemetry does not read OTEL_PYTHON_TRACER_PROVIDER: leave it out, the provider is ours",
+    ]
+    assert inferences(environment.spans()) == ["text_completion toy"]
+    assert environment.lines("metrics")
+
+
 def test_one_instrumentation_can_be_disabled(environment: Environment) -> None:
     done = environment.instrument(
         APPLICATION + "\nfrom opentelemetry import trace\ntrace.get_tracer('app').start_span('its own').end()\n",

@@ -27,17 +27,21 @@ CONFIG_FILE: Final = "OTEL_CONFIG_FILE"
 
 _EXPORT_TIMEOUT: Final = "how long one export may take is OTEL_EXPORTER_OTLP_TIMEOUT's to say"
 _FOREIGN_PART: Final = f"name the part in the file of {CONFIG_FILE}, or set {OTEL_PYTHON_CONFIGURATOR}=configurator"
+_FOREIGN_PROVIDER: Final = "leave it out, the provider is ours"
 UNREAD: Final[Mapping[str, str]] = {
     "OTEL_BLRP_EXPORT_TIMEOUT": _EXPORT_TIMEOUT,
     "OTEL_BSP_EXPORT_TIMEOUT": _EXPORT_TIMEOUT,
     "OTEL_METRIC_EXPORT_TIMEOUT": _EXPORT_TIMEOUT,
     "OTEL_PYTHON_ID_GENERATOR": _FOREIGN_PART,
     "OTEL_PYTHON_LOGGER_CONFIGURATOR": _FOREIGN_PART,
+    "OTEL_PYTHON_LOGGER_PROVIDER": _FOREIGN_PROVIDER,
     "OTEL_PYTHON_LOGGING_AUTO_INSTRUMENTATION_ENABLED": "install opentelemetry-instrumentation-logging",
     "OTEL_PYTHON_METER_CONFIGURATOR": _FOREIGN_PART,
+    "OTEL_PYTHON_METER_PROVIDER": _FOREIGN_PROVIDER,
     "OTEL_PYTHON_TRACER_CONFIGURATOR": _FOREIGN_PART,
+    "OTEL_PYTHON_TRACER_PROVIDER": _FOREIGN_PROVIDER,
 }
-"""Variables that OpenTelemetry's own configurator reads and ours does not, and what to do instead."""
+"""Variables that OpenTelemetry's own configurator and API read and ours does not, and what to do instead."""
 
 _log = logging.getLogger(__name__)
 
@@ -104,6 +108,9 @@ def _start(auto_instrumentation_version: str | None) -> None:
     for name, advice in UNREAD.items():
         if os.environ.get(name, "").strip().lower() not in {"", "false"}:
             _log.warning("llamatelemetry does not read %s: %s", name, advice)
+        if advice is _FOREIGN_PROVIDER:
+            # The API makes such a provider for whoever asks for one before any is set: one that exports to nobody.
+            os.environ.pop(name, None)
     version = {} if auto_instrumentation_version is None else {"telemetry.auto.version": auto_instrumentation_version}
     sdk.init(resource_attributes=version)
 
