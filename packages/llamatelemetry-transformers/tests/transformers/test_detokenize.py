@@ -16,8 +16,8 @@ def decode_bytes(tokens: list[int]) -> str:
 
 
 def decode_words(tokens: list[int]) -> str:
-    """A token is a word, and the space before the first one of a text is left out."""
-    return "".join(f" w{token}" for token in tokens).removeprefix(" ")
+    """A token is a word, and the space before the first one of a text is left out; 0 is special and has no text."""
+    return "".join(f" w{token}" for token in tokens if token).removeprefix(" ")
 
 
 def pieces_of(tokens: list[int], decode: Decode = decode_bytes) -> list[str]:
@@ -41,6 +41,10 @@ def test_bytes_that_are_no_character_hold_nothing_up_for_long():
 
 def test_a_tokenizer_that_swallows_the_first_space_does_not_swallow_every_space():
     assert pieces_of([1, 2, 3], decode_words) == ["w1", " w2", " w3", ""]
+
+
+def test_a_word_behind_a_token_without_text_is_not_taken_for_the_first():
+    assert pieces_of([0, 1, 0, 0, 2, 3], decode_words) == ["", "w1", "", "", " w2", " w3", ""]
 
 
 def test_only_the_latest_tokens_are_decoded():

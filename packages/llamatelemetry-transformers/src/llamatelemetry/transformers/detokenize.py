@@ -21,7 +21,8 @@ class Detokenizer:
     """Turns tokens into text, one by one. What it returns, put together, is what decoding them all at once gives.
 
     Only the last tokens are decoded for each: from the place where the text before the latest one
-    was whole, because some tokenizers write a token differently at the beginning of a text.
+    was whole, because some tokenizers write a token differently at the beginning of a text. Where tokens
+    without one, such as special ones, are in between, that is from before them.
 
     Args:
         decode: The tokenizer's decoder.
@@ -43,9 +44,9 @@ class Detokenizer:
         certain = len(text) - min(unfinished, _MOST_UNFINISHED)
         new = text[self._returned : certain]
         self._returned = max(self._returned, certain)
-        if not unfinished:
+        if not unfinished and (last := self._decode(self._tokens[self._whole :])):
             self._start, self._whole = self._whole, len(self._tokens)
-            self._returned = len(self._decode(self._tokens[self._start :]))
+            self._returned = len(last)
         return new
 
     def flush(self) -> str:
