@@ -383,20 +383,35 @@ def test_a_model_without_a_name_is_called_as_its_file_is(model_path, watched):
     assert told["gen_ai.request.model"] == told["gen_ai.response.model"] == "SmolLM2-135M-Instruct"
 
 
+class Named(xllamacpp.Server):
+    """Keeps its parameters to itself."""
+
+    def __init__(self, params, name):
+        super().__init__()
+        self.name = name
+
+    def __new__(cls, params, *_):
+        return super().__new__(cls, params)
+
+
 def test_a_subclass_with_a_constructor_of_its_own_is_made_as_ever(model_path, watched, caplog):
-    class Named(xllamacpp.Server):
-        def __init__(self, params, name):
-            super().__init__()
-            self.name = name
-
-        def __new__(cls, params, *_):
-            return super().__new__(cls, params)
-
     server = Named(parameters(model_path), "mine")
     server.handle_completions({"prompt": "One", "max_tokens": 1})
     assert server.name == "mine"
     assert watched.told()["gen_ai.usage.output_tokens"] == 1
     assert caplog.records == []
+
+
+def test_a_server_has_not_the_model_of_one_that_had_its_address_before(model_path, watched):
+    params = parameters(model_path)
+    params.model_alias = {"first"}
+    params.port = int(xllamacpp.Server(params).listening_address.rpartition(":")[2])
+    gc.collect()
+    params.model_alias = {"second"}
+    server = Named(params, "mine")
+    for _ in range(2):
+        server.handle_completions({"prompt": "One", "max_tokens": 1})
+    assert [span.name for span in watched.spans()] == ["text_completion unknown", "text_completion second"]
 
 
 def test_each_thread_has_its_spans_under_its_own(plain, watched):

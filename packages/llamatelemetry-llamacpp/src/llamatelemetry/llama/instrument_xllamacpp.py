@@ -117,7 +117,9 @@ class _Observer:
     def _note(self, server: Any, params: Any) -> None:
         """Notes what model a server has been made with."""
         if params is None:
-            return  # A subclass took it for itself; the model is known after the first answer.
+            # A subclass took it for itself; the model is known after the first answer, and not from an earlier server.
+            self._models.pop(server.listening_address, None)
+            return
         alias = min(params.model_alias, default=None)
         self._models[server.listening_address] = observed_model(
             params.model.path, name=alias, embeddings=params.embedding
