@@ -136,7 +136,12 @@ class Generation:
     def _questions(self, asked: Asked | None) -> Sequence[Any]:
         if asked is not None:
             return asked.questions
-        return [] if self._tokenizer is None else self._call.prompt_texts(self._tokenizer)
+        return [] if self._tokenizer is None else self._prompt_texts() or []
+
+    @quietly
+    def _prompt_texts(self) -> list[str]:
+        # Whatever stands for pictures in a prompt need not be a token that the tokenizer knows.
+        return self._call.prompt_texts(self._tokenizer)
 
 
 def _requests(questions: Sequence[Question], prompts: int) -> list[InferenceRequest]:

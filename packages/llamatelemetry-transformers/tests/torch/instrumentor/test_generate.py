@@ -591,6 +591,17 @@ def test_each_of_several_answers_is_exported(tiny, traced, monkeypatch):
     assert [message["finish_reason"] for message in told] == ["length"] * 3
 
 
+def test_words_that_cannot_be_decoded_are_left_out_and_the_rest_is_told(make_tiny, traced, monkeypatch):
+    class Undecodable:
+        def decode(self, ids, **kwargs):
+            raise OverflowError("out of range integral type conversion attempted")
+
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_ONLY")
+    traced.instrument_again()
+    make_tiny().generate(PADDED, attention_mask=mask_of(PADDED), max_new_tokens=3, tokenizer=Undecodable())
+    assert traced.tokens() == [(2, 3, "length"), (4, 3, "length"), (3, 3, "length")]
+
+
 def test_no_warning_comes_of_it(make_tiny, traced, caplog):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
