@@ -121,6 +121,9 @@ def test_the_distro_names_its_configurator_unless_another_is_named(monkeypatch: 
     monkeypatch.delenv("OTEL_PYTHON_CONFIGURATOR")
     LlamatelemetryDistro().configure()
     assert os.environ["OTEL_PYTHON_CONFIGURATOR"] == "llamatelemetry"
+    monkeypatch.setenv("OTEL_PYTHON_CONFIGURATOR", "")
+    LlamatelemetryDistro().configure()
+    assert os.environ["OTEL_PYTHON_CONFIGURATOR"] == "llamatelemetry", "an empty variable is none"
 
 
 def test_no_variable_is_both_read_and_said_to_be_unread() -> None:

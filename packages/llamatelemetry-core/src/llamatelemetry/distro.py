@@ -35,7 +35,7 @@ UNREAD: Final[Mapping[str, str]] = {
     "OTEL_PYTHON_ID_GENERATOR": _FOREIGN_PART,
     "OTEL_PYTHON_LOGGER_CONFIGURATOR": _FOREIGN_PART,
     "OTEL_PYTHON_LOGGER_PROVIDER": _FOREIGN_PROVIDER,
-    "OTEL_PYTHON_LOGGING_AUTO_INSTRUMENTATION_ENABLED": "install opentelemetry-instrumentation-logging and leave it out",
+    "OTEL_PYTHON_LOGGING_AUTO_INSTRUMENTATION_ENABLED": "leave it out, install opentelemetry-instrumentation-logging",
     "OTEL_PYTHON_METER_CONFIGURATOR": _FOREIGN_PART,
     "OTEL_PYTHON_METER_PROVIDER": _FOREIGN_PROVIDER,
     "OTEL_PYTHON_TRACER_CONFIGURATOR": _FOREIGN_PART,
@@ -72,7 +72,8 @@ class LlamatelemetryDistro(BaseDistro):  # type: ignore[misc] # For the same rea
 
     def _configure(self, **_kwargs: Any) -> None:
         # Where several distributions are installed and this one was chosen, its configurator goes with it.
-        os.environ.setdefault(OTEL_PYTHON_CONFIGURATOR, NAME)
+        if not os.environ.get(OTEL_PYTHON_CONFIGURATOR):
+            os.environ[OTEL_PYTHON_CONFIGURATOR] = NAME
 
     def load_instrumentor(self, entry_point: Any, **kwargs: Any) -> None:
         """Instruments one library; what fails is said, and neither the others nor the application suffer.
