@@ -67,6 +67,11 @@ def test_no_limit_is_no_limit(most):
     assert observed_request("text_completion", {"max_tokens": most}, keeps_content=False).max_tokens is None
 
 
+@pytest.mark.parametrize("name", ["tools", "functions"])
+def test_tools_that_are_none_are_left_out(name):
+    assert observed_request("chat", {name: 5}, keeps_content=True).tools is None
+
+
 def test_an_unusual_number_does_not_hide_the_usual_ones():
     request = observed_request("chat", {"temperature": -1.0, "top_p": 0.5}, keeps_content=False)
     assert (request.sampling.temperature, request.sampling.top_p) == (None, 0.5)

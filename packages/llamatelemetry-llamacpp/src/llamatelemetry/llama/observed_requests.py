@@ -61,10 +61,11 @@ def _content(operation: Operation, asked: Mapping[str, Any]) -> Mapping[str, Any
         messages = asked.get("messages")
         if isinstance(messages, Sequence) and messages and all(map(_is_message, messages)):
             content["messages"] = tuple(dict(message) for message in messages)
-        tools = asked.get("tools")
+        tools = _listed(asked.get("tools"))
         if tools is None:
-            tools = [{"type": "function", "function": function} for function in asked.get("functions") or ()]
-        content["tools"] = tuple(tools) or None
+            functions = _listed(asked.get("functions")) or ()
+            tools = tuple({"type": "function", "function": function} for function in functions)
+        content["tools"] = tools or None
     elif operation == "text_completion":
         content["prompt"] = _text(asked.get("prompt")) or ""
     else:
@@ -109,6 +110,10 @@ def _texts(value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
         return ()
     return tuple(text for text in value if isinstance(text, str))
+
+
+def _listed(value: object) -> tuple[Any, ...] | None:
+    return tuple(value) if isinstance(value, list | tuple) else None
 
 
 def _mapping(value: object) -> Mapping[str, Any] | None:
