@@ -575,6 +575,20 @@ def test_with_that_file_too_a_worker_sends_what_it_has_when_it_ends(environment:
         assert "gen_ai.client.operation.duration" in {metric.name for metric in sink.metrics}
 
 
+def test_with_that_file_too_a_wrong_variable_of_ours_leaves_the_application_as_it_is_alone(
+    environment: Environment,
+) -> None:
+    (environment.work / "otel.yaml").write_text(DECLARED.format(endpoint="http://127.0.0.1:1"))
+    alone = APPLICATION + "\nimport threading; assert threading.active_count() == 1, threading.enumerate()\n"
+    variables = {"OTEL_CONFIG_FILE": "otel.yaml"}
+    done = environment.instrument(alone, {**variables, "LLAMATELEMETRY_SEMCONV": "x"})
+    assert (done.returncode, done.stdout) == (0, ANSWER), done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("llamatelemetry does not start: LLAMATELEMETRY_SEMCONV='x' is not valid")
+    done = environment.instrument(alone, {**variables, "OTEL_SDK_DISABLED": "true"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, ANSWER, "")
+
+
 def test_what_that_file_leaves_out_is_off(environment: Environment) -> None:
     with OtlpSink() as sink:
         (environment.work / "otel.yaml").write_text(DECLARED.format(endpoint=sink.endpoint))

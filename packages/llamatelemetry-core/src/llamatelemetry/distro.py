@@ -17,6 +17,7 @@ from opentelemetry.instrumentation.distro import BaseDistro  # type: ignore[attr
 from opentelemetry.instrumentation.environment_variables import OTEL_PYTHON_CONFIGURATOR
 
 from llamatelemetry import sdk
+from llamatelemetry.config import beside_providers, resolve_settings
 from llamatelemetry.errors import LlamatelemetryError, MissingDependencyError
 
 NAME: Final = "llamatelemetry"
@@ -101,7 +102,8 @@ class LlamatelemetryDistro(BaseDistro):  # type: ignore[misc] # For the same rea
 
 def _start(auto_instrumentation_version: str | None) -> None:
     path = os.environ.get(CONFIG_FILE, "").strip()
-    if path:
+    # Looked at before the file, because nobody unmakes the providers that are made of it.
+    if path and not resolve_settings({}, beside_providers()).disabled:
         if _configure_from(path):
             # What the file leaves out is off, as its specification has it, and does not go to files of ours.
             sdk.init_beside_providers()
