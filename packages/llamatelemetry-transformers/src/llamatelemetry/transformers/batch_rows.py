@@ -164,7 +164,7 @@ def answers_of_result(returned: Any, requests: int, prompt_width: int | None, co
     Returns:
         One answer for each prompt, or None where they cannot be told apart.
     """
-    if returned is None or prompt_width is None or returned.shape[0] % requests:
+    if returned is None or prompt_width is None or not returned.shape[0] or returned.shape[0] % requests:
         return None
     generated = returned[:, prompt_width:].tolist()
     counts = _complete(generated, config, token_ids(config.pad_token_id))

@@ -39,7 +39,7 @@ class GenerateCall:
         self._embeddings: Any = arguments.get("inputs_embeds")
         main = inputs if inputs is not None else ids if ids is not None else self._embeddings
         given: Any = ids if ids is not None else inputs
-        self._ids = given if _has_width(given) and not given.is_floating_point() else None
+        self._ids = given if _is_tokens(given) else None
         self._main = self._other_input() if main is None else main
 
     def argument(self, name: str) -> Any:
@@ -151,6 +151,11 @@ def _counted(mask: Any) -> list[int]:
 def _list(tensor: Any) -> list[int]:
     values: list[int] = tensor.tolist()
     return values
+
+
+def _is_tokens(value: Any) -> bool:
+    is_floating_point = getattr(value, "is_floating_point", None)  # Arrays of others have none; no model takes them.
+    return _has_width(value) and is_floating_point is not None and not is_floating_point()
 
 
 def _has_width(value: Any) -> bool:

@@ -125,7 +125,9 @@ class Generation:
 
     @quietly
     def _prompt_tokens(self) -> list[int] | None:
-        return self._call.prompt_tokens()
+        tokens = self._call.prompt_tokens()
+        # A batch of no prompts is one request all the same, and has none.
+        return tokens if tokens is not None and len(tokens) == len(self._requests) else None
 
     @quietly
     def _decoded(self, answer: Answer) -> list[str]:

@@ -158,6 +158,25 @@ def test_a_prompt_of_nothing_is_one_request(make_tiny, traced):
     assert traced.tokens() == [(None, 2, "length")]
 
 
+def test_a_batch_of_no_prompts_is_told_without_a_word_of_complaint(make_tiny, traced, caplog):
+    def nothing(model, input_ids, **kwargs):
+        return input_ids
+
+    model, none = make_tiny(), PADDED[:0]
+    assert model.generate(none, max_new_tokens=2, custom_generate=nothing).shape == (0, 4)
+    with pytest.raises(RuntimeError):
+        model.generate(none, max_new_tokens=2)
+    assert traced.tokens() == [(None, None, "stop"), (None, None, "error")]
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("llama")] == []
+
+
+def test_a_prompt_that_is_no_tensor_fails_as_ever_and_has_its_span(make_tiny, traced, caplog):
+    with pytest.raises(AttributeError):
+        make_tiny().generate(PROMPT.numpy(), max_new_tokens=2)
+    assert traced.attributes()["error.type"] == "AttributeError"
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("llama")] == []
+
+
 def test_beams_are_one_request_whose_tokens_are_those_returned(make_tiny, traced, untraced):
     model = make_tiny()
 
