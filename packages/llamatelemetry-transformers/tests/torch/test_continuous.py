@@ -6,6 +6,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from llamatelemetry.errors import (
 )
 from llamatelemetry.transformers import continuous
 from llamatelemetry.transformers.continuous import BatchLayout, BatchRun, ContinuousBatch
+from llamatelemetry.transformers.logprobs import Logprobs
 from llamatelemetry.transformers.runs import Task
 from llamatelemetry.transformers.sampling import Sampling, draw, penalise
 
@@ -197,6 +199,14 @@ def test_a_request_that_begins_anew_goes_on_with_its_own_rules(tiny, batches):
     tasks = [task_of([seed + 3], tokens=28, seed=seed, **wishes) for seed in range(2)]
     expected = [answer(tiny[0], task) for task in tasks]
     assert [list(run.feed) for run in [batch.run(task) for task in tasks]] == expected
+
+
+def test_a_request_that_begins_anew_still_says_how_likely_all_its_tokens_were(tiny, batches):
+    batch = batches(tiny[0], num_blocks=8)
+    asked = [replace(task_of([seed + 3], tokens=28), logprobs=Logprobs(0)) for seed in range(2)]
+    for task, run in [(task, batch.run(task)) for task in asked]:
+        tokens = list(run.feed)
+        assert [each["id"] for each in task.logprobs.told(28, str)] == tokens
 
 
 def test_the_pages_of_a_prompt_serve_the_next_one_that_begins_alike(tiny, batch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 
 class Logprobs:
@@ -18,6 +18,10 @@ class Logprobs:
     def __init__(self, top: int) -> None:
         self._top = top
         self._noted: list[tuple[int, float, list[int], list[float]]] = []
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
+        """Itself: a request that loses its place in a batch begins anew as a copy, and is read from here."""
+        return self
 
     def note(self, logits: Any, token: int) -> None:
         """Takes down the next token.
