@@ -74,6 +74,13 @@ def test_each_of_several_answers_is_told_with_its_reason():
     ]
 
 
+def test_a_prompt_whose_words_nobody_knows_is_no_empty_prompt():
+    record = record_of("dispatched", request=InferenceRequest(prompt=""))
+    content = content_of(record, Redactor())
+    assert (content.input_messages, content.input_text) == (None, None)
+    assert json.loads(content.output_messages or "")[0]["role"] == "assistant"
+
+
 def test_what_nobody_counted_is_unknown():
     found = facts(record_of("dispatched", "token"))
     assert (found.admission, found.scheduling_delay_s, found.kv_pages, found.kv_estimated) == (None,) * 4

@@ -7,7 +7,7 @@ Format: the gen-ai-input-messages and gen-ai-output-messages schemas of the GenA
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -45,17 +45,18 @@ class Content:
     """The content of one inference, ready to be exported.
 
     Attributes:
-        input_messages: JSON list of messages given; None of embeddings, as is what follows but for the texts.
+        input_messages: JSON list of messages given; None of embeddings, as is what follows but for the texts, and
+            where nobody could tell the prompt's words.
         output_messages: JSON list of messages answered, one for each answer.
         tool_definitions: JSON list of tools offered.
-        input_text: The prompt, the last message given, or the texts to embed as a JSON list.
+        input_text: The prompt, the last message given, or the texts to embed as a JSON list; None likewise.
         output_text: The first answer.
     """
 
     input_messages: str | None = None
     output_messages: str | None = None
     tool_definitions: str | None = None
-    input_text: str
+    input_text: str | None = None
     output_text: str | None = None
 
 
@@ -64,16 +65,15 @@ def content_of(record: FinishedRecord, redactor: TextRedactor) -> Content:
     request = record.opening.request
     if request.input is not None:
         return Content(input_text=_dump(list(request.input), redactor))
-    messages: Iterable[Mapping[str, Any]]
-    messages = request.messages or ({"role": "user", "content": request.prompt},)
-    given = [_message(message) for message in messages]
+    prompt = ({"role": "user", "content": request.prompt},) if request.prompt else ()
+    given = [_message(message) for message in request.messages or prompt]
     answers = [_answer(record), *map(_answer, record.alternatives)]
-    texts = [part["content"] for part in given[-1]["parts"] if part["type"] == "text"]
+    texts = [part["content"] for part in given[-1]["parts"] if part["type"] == "text"] if given else []
     return Content(
-        input_messages=_dump(given, redactor),
+        input_messages=_dump(given, redactor) if given else None,
         output_messages=_dump(answers, redactor),
         tool_definitions=_dump(list(request.tools), redactor) if request.tools else None,
-        input_text=redactor.text("\n".join(texts)),
+        input_text=redactor.text("\n".join(texts)) if given else None,
         output_text=redactor.text(record.text),
     )
 
