@@ -100,6 +100,13 @@ def test_a_size_that_is_too_small_is_named(tiny, option):
         TransformersBackend(*tiny, **{option: 0}).open()
 
 
+@pytest.mark.parametrize("size", [2.5, "4"])
+def test_a_size_that_is_no_whole_number_is_named(tiny, size):
+    # A batch of two and a half would fail somewhere inside, and the model run one request at a time.
+    with pytest.raises(InvalidValueError, match=r"slots=.*whole number"):
+        TransformersBackend(*tiny, slots=size).open()
+
+
 def test_sizes_follow_the_model_where_nobody_says(tiny):
     backend = TransformersBackend(*tiny)
     info = backend.open()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any, Final, NamedTuple
 
 from llamatelemetry.errors import InvalidValueError
@@ -46,7 +47,7 @@ def sizes_of(
         max_batch_tokens: Tokens that one step computes.
 
     Raises:
-        InvalidValueError: A number is too small.
+        InvalidValueError: A number is too small, or no whole one.
     """
     for name, value, low in (
         ("slots", slots, 1),
@@ -55,8 +56,8 @@ def sizes_of(
         ("kv_tokens", kv_tokens, 2),
         ("max_batch_tokens", max_batch_tokens, 1),
     ):
-        if value is not None and value < low:
-            raise InvalidValueError(name, value, f"give at least {low}")
+        if value is not None and (not isinstance(value, Integral) or value < low):
+            raise InvalidValueError(name, value, f"give a whole number of at least {low}")
     on_cpu = model.device.type == "cpu"
     slots = DEFAULT_SLOTS if slots is None else slots
     page_size = DEFAULT_PAGE_SIZE if page_size is None else page_size
