@@ -428,6 +428,7 @@ def test_memory_that_runs_out_in_a_step_is_told_as_what_it_is(tiny, batch):
     [
         # Python's own has no words to know it by.
         (MemoryError(), OutOfMemoryError, "cpu ran out of memory while it generated"),
+        # A stand-in for whatever a model's code raises without words: only its kind can be told.
         (NotImplementedError(), StreamInterruptedError, "the batch ended: NotImplementedError"),
     ],
     ids=["memory", "any other"],

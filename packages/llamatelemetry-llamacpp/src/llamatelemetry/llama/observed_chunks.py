@@ -49,12 +49,12 @@ class HeardAnswer:
     @property
     def text(self) -> str:
         """The first choice so far, if content is kept."""
-        return self._first.text
+        return self._in_order[0].text
 
     @property
     def reasoning(self) -> str:
         """Its reasoning so far, if content is kept."""
-        return self._first.reasoning
+        return self._in_order[0].reasoning
 
     def hear(self, message: object) -> bool:
         """Takes the next message.
@@ -86,7 +86,7 @@ class HeardAnswer:
             usage: Counts that are known better.
             cut: Why it ends before its time, and so each choice that has not ended; as a whole, it ends so too.
         """
-        first, *others = [choice for _, choice in sorted(self._choices.items())] or [_Choice()]
+        first, *others = self._in_order
         return StreamEnd(
             finish_reason=cut or first.finish_reason,
             usage=self.usage() if usage is None else usage,
@@ -113,8 +113,8 @@ class HeardAnswer:
         return Usage(input_tokens=first.input_tokens, output_tokens=output_tokens, cached_tokens=first.cached_tokens)
 
     @property
-    def _first(self) -> _Choice:
-        return self._choices[min(self._choices)] if self._choices else _Choice()
+    def _in_order(self) -> list[_Choice]:
+        return [self._choices[index] for index in sorted(self._choices)] or [_Choice()]
 
     @property
     def _ended(self) -> int:
@@ -126,7 +126,10 @@ class HeardAnswer:
 
     def _hear_choice(self, choice: Mapping[str, Any]) -> bool:
         index = choice.get("index")
-        heard = self._choices.setdefault(index if isinstance(index, int) else 0, _Choice())
+        index = index if isinstance(index, int) else 0
+        heard = self._choices.get(index)
+        if heard is None:
+            heard = self._choices[index] = _Choice()
         heard.reason = _text(choice.get("finish_reason")) or heard.reason
         part = choice.get("delta") or choice.get("message") or choice
         if not isinstance(part, Mapping):

@@ -34,7 +34,7 @@ _NOTED: Final = (
     "top_p",
     "use_mtp",
 )
-_PLACES: Final[Mapping[str, int]] = {name: place for place, name in enumerate(_NOTED)}
+"""Settings that somebody asks for; a configuration has four times as many."""
 
 
 class GenerateSettings:
@@ -48,17 +48,16 @@ class GenerateSettings:
     __slots__ = ("_configs", "_given")
 
     def __init__(self, model: Any, arguments: Mapping[str, Any]) -> None:
-        self._given = {name: arguments[name] for name in arguments if name in _PLACES}
+        self._given = _noted(arguments)
         configs = (arguments.get("generation_config"), getattr(model, "generation_config", None))
-        # Not whole: a configuration has four times as many, and to copy those took longer than all the rest.
-        self._configs = [tuple(map(vars(config).get, _NOTED)) for config in configs if hasattr(config, "__dict__")]
+        self._configs = [_noted(vars(config)) for config in configs if hasattr(config, "__dict__")]
 
     def __getitem__(self, name: str) -> Any:
         """The value that is in force; None for what nobody has set."""
         if name in self._given:
             return self._given[name]
         for config in self._configs:
-            value = config[_PLACES[name]]
+            value = config.get(name)
             if value is not None:
                 return value
         return _DEFAULTS.get(name)
@@ -95,6 +94,10 @@ class GenerateSettings:
             return SamplingParams(**used)
         except InvalidRequestError:
             return SamplingParams()  # transformers has its own word to say about it.
+
+
+def _noted(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in _NOTED if name in values}
 
 
 def _at_least_one(value: Any) -> int | None:
